@@ -1,0 +1,82 @@
+"""`SweepableConfig`, the base of every config class, and the translation of pydantic's errors into ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from sae.config.errors import InputError, nearest_name
+
+
+class SweepableConfig(BaseModel):
+    """A typed section of ``params.yaml``, defined beside the code that it configures.
+
+    Unknown keys are errors, values are checked against their types, and a config never changes once it is made: what
+    moves during training is state, not config.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def parse_config(cls: type[C], data: Mapping[str, Any] | None, where: str = "") -> C:
+    """Build a config from plain data.
+
+    Args:
+        cls: the config class.
+        data: what stood in the file; None counts as empty.
+        where: dotted path of the section, put in front of every field that an error names.
+
+    Raises:
+        InputError: one line for each wrong field, with the value found and, for an unknown key, the nearest known one.
+    """
+    if data is not None and not isinstance(data, Mapping):
+        raise InputError("this is a section, so it holds keys and values", where=where or None, found=data)
+    try:
+        return cls.model_validate(dict(data or {}))
+    except ValidationError as error:
+        lines = [_describe(cls, details, where) for details in error.errors()]
+        raise InputError("\n".join(lines)) from None
+
+
+def _describe(cls: type[BaseModel], details: ErrorDetails, where: str) -> str:
+    loc = details["loc"]
+    path = ".".join(str(part) for part in ([where] if where else []) + list(loc))
+    if details["type"] == "extra_forbidden":
+        known = _fields_at(cls, loc[:-1])
+        nearest = nearest_name(str(loc[-1]), known)
+        if nearest is None:
+            return str(InputError("unknown key", where=path, expected="one of " + ", ".join(known)))
+        return str(InputError("unknown key", where=path, nearest=".".join([*path.split(".")[:-1], nearest])))
+    if details["type"] == "missing":
+        return str(InputError("this key is needed", where=path))
+    found = details.get("input")
+    message = details["msg"].removeprefix("Value error, ")
+    nearest = None
+    if details["type"] == "literal_error" and isinstance(found, str):
+        nearest = nearest_name(found, [part.strip("' ") for part in details["ctx"]["expected"].replace(" or ", ", ").split(",")])
+    return str(InputError(message[:1].lower() + message[1:], where=path, found=repr(found), nearest=nearest))
+
+
+def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the config that stands at `loc` below `cls`; empty where that is no config."""
+    current: type[BaseModel] | None = cls
+    for part in loc:
+        field = current.model_fields.get(str(part)) if current is not None else None
+        current = None if field is None else _config_class(field.annotation)
+    return [] if current is None else sorted(current.model_fields)
+
+
+def _config_class(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _config_class(argument)
+        if found is not None:
+            return found
+    return None
