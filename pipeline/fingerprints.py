@@ -1,0 +1,139 @@
+"""Fingerprints of what DVC can't see: the interpreter's library, globs, a model directory or a revision on a hub.
+
+No fingerprint holds a time, a host or an absolute path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sae.architectures import SHIPPED
+from sae.config import Failure, InputError
+from sae.corpus.documents import CorpusConfig, LocalFile, corpus_files
+from sae.corpus.subject import SubjectConfig, is_local
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
+_TOKENIZER_FILES = ("config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja")
+
+
+class FileHashes:
+    """SHA-256 of files; a file whose size and time of change are as they were is not read again.
+
+    Args:
+        cache: JSON file that remembers between runs.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        try:
+            self._known: dict[str, list[Any]] = json.loads(cache.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            self._known = {}
+        self._used: dict[str, list[Any]] = {}
+
+    def __call__(self, path: Path) -> str:
+        stat = path.stat()
+        key = os.path.abspath(path)
+        known = self._known.get(key)
+        if known is None or known[:2] != [stat.st_size, stat.st_mtime_ns]:
+            with path.open("rb") as file:
+                known = [stat.st_size, stat.st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest()]
+        self._used[key] = known
+        return str(known[2])
+
+    def remember(self) -> None:
+        """Write what was hashed for the next run."""
+        self._cache.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._cache.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps(self._used))
+        fresh.replace(self._cache)
+
+
+def fingerprint_corpus(config: CorpusConfig, hashes: FileHashes) -> dict[str, Any]:
+    """Number, size and hash of the corpus's files, or the commit of a dataset on the hub."""
+    if config.source == "huggingface":
+        folder = Path(config.huggingface.dataset)
+        if not folder.is_dir():
+            revision = _hub_commit(config.huggingface.dataset, config.huggingface.revision, "dataset", "corpus.huggingface.dataset")
+            return {"source": config.source, "dataset": config.huggingface.dataset, "revision": revision}
+        files = [LocalFile(p.relative_to(folder).as_posix(), p) for p in sorted(folder.rglob("*")) if p.is_file()]
+    else:
+        files = corpus_files(config)
+    return {
+        "source": config.source,
+        "files": len(files),
+        "bytes": sum(file.path.stat().st_size for file in files),
+        "sha256": _digest((file.name, hashes(file.path)) for file in files),
+    }
+
+
+def fingerprint_subject(config: SubjectConfig, hashes: FileHashes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fingerprints of the tokenizer (with the model's config), and of the whole model.
+
+    Raises:
+        InputError: the directory holds no model, or no weights.
+    """
+    if not is_local(config):
+        revision = _hub_commit(config.model, config.revision, "model", "subject.model")
+        both = {"model": config.model, "revision": revision}
+        return both, both
+    folder = Path(config.model)
+    files = {p.name: p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and p.suffix != ".md"}
+    if "config.json" not in files:
+        raise InputError("this model directory has no config.json", where="subject.model", found=config.model)
+    if not any(name.endswith(WEIGHT_SUFFIXES) for name in files):
+        raise InputError("this model directory has no weights", where="subject.model", found=config.model, expected="model.safetensors")
+    tokenizer = {n: p for n, p in files.items() if n in _TOKENIZER_FILES or n.startswith("tokenizer")}
+    return (
+        {"revision": None, "sha256": _digest((name, hashes(path)) for name, path in tokenizer.items())},
+        {"revision": None, "sha256": _digest((name, hashes(path)) for name, path in files.items())},
+    )
+
+
+def fingerprint_architecture(reference: str, hashes: FileHashes) -> dict[str, Any]:
+    """Hash of the file that a user's own architecture is defined in; the shipped ones are dependencies of the stage already."""
+    if reference in SHIPPED or ":" not in reference:
+        return {"architecture": reference}
+    module = reference.partition(":")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        raise InputError("no such module can be imported", where="sae.architecture", found=reference, expected="package.module:Class")
+    return {"architecture": reference, "sha256": hashes(Path(spec.origin))}
+
+
+def _hub_commit(name: str, revision: str | None, kind: str, where: str) -> str:
+    """The commit that a revision on the hub stands for: from the hub, or offline from the local copy."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=20)
+        return str(info.sha)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise InputError(f"the hub has no such {kind}, or it is closed to you: {str(error).splitlines()[0]}", where=where, found=name) from None
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, RuntimeError) as error:
+        cached = try_to_load_from_cache(name, "config.json", revision=revision, repo_type=kind) if kind == "model" else None
+        if isinstance(cached, str):
+            return Path(cached).parent.name
+        ref = Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}" / "refs" / (revision or "main")
+        if ref.exists():
+            return ref.read_text().strip()
+        raise Failure(
+            f"the hub can't be reached, and there is no local copy of this {kind} ({type(error).__name__})",
+            where=where,
+            found=name,
+            expected="a network connection, or a local directory",
+        ) from None
+
+
+def _digest(entries: Iterable[tuple[str, str]]) -> str:
+    return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in sorted(entries)).encode()).hexdigest()

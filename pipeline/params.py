@@ -1,0 +1,42 @@
+"""The whole tree of params.yaml: the config classes of `sae` and `pipeline`, put together and checked before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.report.config import ReportConfig
+from pipeline.run_config import RunConfig
+from pipeline.sections import PARAMS_FILE, read_yaml
+from sae.activations.capture import ActivationsConfig
+from sae.architectures.config import SAEConfig
+from sae.config import SweepableConfig, parse_config
+from sae.corpus.documents import CorpusConfig
+from sae.corpus.subject import SubjectConfig
+from sae.corpus.tokens import TokensConfig
+from sae.evaluation.evaluate import EvaluateConfig
+from sae.training.trainer import TrainConfig
+
+
+class Params(SweepableConfig):
+    """params.yaml."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    subject: SubjectConfig = SubjectConfig()
+    tokens: TokensConfig = TokensConfig()
+    activations: ActivationsConfig = ActivationsConfig()
+    sae: SAEConfig = SAEConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+    run: RunConfig = RunConfig()
+
+
+def load_params(root: Path) -> Params:
+    """Read and check the params.yaml of a workspace.
+
+    Raises:
+        InputError: naming every wrong field.
+    """
+    params = parse_config(Params, read_yaml(root / PARAMS_FILE))
+    params.sae.architecture_config()
+    return params

@@ -1,0 +1,37 @@
+"""The `run` section of params.yaml: how a run is done, not what. Only `threads` may change a result's bits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from sae.config import InputError, SweepableConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+class RunConfig(SweepableConfig):
+    """How the stages run on this machine."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="`auto` is CUDA where there is one, else the CPU.")
+    threads: int = Field(default=2, gt=0, description="CPU threads; sums are taken in another order with another number.")
+    log: list[Literal["dvclive"]] = Field(default=["dvclive"], description="Where training curves go.")
+
+    def torch_device(self) -> torch.device:
+        """Set the number of threads and return the device.
+
+        Raises:
+            InputError: the device that was asked for is not there.
+        """
+        import torch
+
+        torch.set_num_threads(self.threads)
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if self.device == "auto":
+            return torch.device("cuda" if there["cuda"] else "cpu")
+        if not there[self.device]:
+            available = ", ".join(name for name, ok in there.items() if ok)
+            raise InputError("this machine has no such device", where="run.device", found=self.device, expected=f"auto, {available}")
+        return torch.device(self.device)

@@ -1,0 +1,1 @@
+"""Activations of a language model: capturing them, storing them, reading them back."""

@@ -1,0 +1,78 @@
+"""Batches from a store, in an order that is a function of seed and epoch.
+
+Needs neither the language model nor its libraries. Shapes: B tokens in a batch, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sae.activations.store import Store
+from sae.config import generator
+
+
+class StoreSource:
+    """A store as a source of training batches: one hook point, every row once an epoch, for ever.
+
+    An epoch visits the shards in a random order and the rows of a shard in a random order; since rows were shuffled over
+    the whole split when the store was written, a batch is a fair sample of the split. Memory holds one shard.
+
+    Args:
+        directory: of a store.
+        hook_point: which of its hook points; the only one if left out.
+    """
+
+    def __init__(self, directory: Path, hook_point: str | None = None) -> None:
+        self.store = Store(directory)
+        self.hook_point = next(iter(self.store.manifest.hook_points)) if hook_point is None else hook_point
+        self.store.check_hook_point(self.hook_point, "sae.hook_point")
+
+    @property
+    def d_in(self) -> int:
+        return self.store.manifest.hook_points[self.hook_point]
+
+    @property
+    def hook_points(self) -> list[str]:
+        return [self.hook_point]
+
+    @property
+    def rows(self) -> int:
+        return self.store.manifest.rows
+
+    def mean(self) -> Tensor:
+        return self.store.mean(self.hook_point)
+
+    def mean_norm(self) -> float:
+        return self.store.manifest.mean_norm[self.hook_point]
+
+    def batches(self, batch_size: int, *, seed: int, start: int = 0) -> Iterator[Tensor]:
+        """Batches [B, D] in float32. A batch may begin in one epoch and end in the next, so that none is partial."""
+        parts: list[Tensor] = []
+        have = 0
+        for rows_ND in self._pieces(start * batch_size, seed):
+            while have + len(rows_ND) >= batch_size:
+                taken, rows_ND = rows_ND[: batch_size - have], rows_ND[batch_size - have :]
+                yield torch.cat([*parts, taken]).float()
+                parts, have = [], 0
+            if len(rows_ND):
+                parts.append(rows_ND)
+                have += len(rows_ND)
+
+    def _pieces(self, skip: int, seed: int) -> Iterator[Tensor]:
+        """The rows from number `skip` of the endless order on, a shard at a time."""
+        epoch, skip = divmod(skip, self.rows)
+        shards = self.store.manifest.shards
+        while True:
+            order = torch.randperm(len(shards), generator=generator(seed, "loader", f"epoch {epoch}"))
+            for index in order.tolist():
+                if skip >= shards[index].rows:
+                    skip -= shards[index].rows
+                    continue
+                chosen = torch.randperm(shards[index].rows, generator=generator(seed, "loader", f"epoch {epoch}", f"shard {index}"))
+                yield self.store.read_shard(index, [self.hook_point])[self.hook_point][chosen[skip:]]
+                skip = 0
+            epoch += 1

@@ -1,0 +1,127 @@
+"""Loading the subject model, and reaching into it: hook points by module path, reading and replacing what passes there.
+
+Shapes: S sequences of C tokens, D dimensions of an activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sae.config import InputError, nearest_name
+from sae.corpus.subject import SubjectConfig, from_pretrained
+
+
+class StopForward(Exception):  # noqa: N818 - it is control flow, not an error
+    """Raised inside a forward pass when all that was wanted has been seen."""
+
+
+def load_model(config: SubjectConfig, revision: str | None, device: torch.device) -> nn.Module:
+    """The subject as a causal language model, frozen, in evaluation mode."""
+    from transformers import AutoModelForCausalLM
+
+    model: nn.Module = from_pretrained(AutoModelForCausalLM, config, revision, dtype=getattr(torch, config.dtype))
+    return model.to(device).eval().requires_grad_(False)
+
+
+class HookPoint:
+    """A place in a model: the output of a module, ``model.layers.2``, or its input, ``model.layers.2.input``.
+
+    Where a module returns a tuple, its first element is meant.
+
+    Raises:
+        InputError: the model has no such module; those it has are listed.
+    """
+
+    def __init__(self, model: nn.Module, name: str, where: str = "activations.hook_points") -> None:
+        self.name = name
+        modules = dict(model.named_modules())
+        path, self.is_input = name, False
+        if path not in modules and path.endswith((".input", ".output")):
+            path, _, kind = path.rpartition(".")
+            self.is_input = kind == "input"
+        if path not in modules or not path:
+            blocks = [n for n in modules if n and n.rpartition(".")[2].isdigit()]
+            raise InputError(
+                "the model has no module of this name",
+                where=where,
+                found=name,
+                expected="a module such as " + ", ".join(blocks or [n for n in modules if n]),
+                nearest=nearest_name(path, modules),
+            )
+        self.module = modules[path]
+
+    @contextmanager
+    def hooked(self, visit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """While the block runs, call ``visit(x)`` with what passes here; a tensor that it returns takes its place."""
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if args:
+                replacement = visit(args[0])
+                return None if replacement is None else ((replacement, *args[1:]), kwargs)
+            replacement = visit(kwargs["hidden_states"])
+            return None if replacement is None else (args, kwargs | {"hidden_states": replacement})
+
+        def after(module: nn.Module, args: Any, output: Any) -> Any:
+            x = output[0] if isinstance(output, tuple) else output
+            replacement = visit(x)
+            if replacement is None:
+                return None
+            return (replacement, *output[1:]) if isinstance(output, tuple) else replacement
+
+        handle = (
+            self.module.register_forward_pre_hook(before, with_kwargs=True)
+            if self.is_input
+            else self.module.register_forward_hook(after)
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def forward(model: nn.Module, tokens_SC: Tensor) -> Any:
+    """One forward pass over sequences of equal length, with no attention cache kept."""
+    return model(input_ids=tokens_SC, use_cache=False)
+
+
+@torch.no_grad()
+def read_activations(model: nn.Module, hook_points: list[HookPoint], tokens_SC: Tensor) -> dict[str, Tensor]:
+    """Activations [S, C, D] at every hook point; the forward pass ends at the last of them.
+
+    Args:
+        model: the subject.
+        hook_points: places in it.
+        tokens_SC: token ids on the model's device.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def visit(name: str) -> Callable[[Tensor], None]:
+        def keep(x: Tensor) -> None:
+            seen[name] = x
+            if len(seen) == len(hook_points):
+                raise StopForward
+
+        return keep
+
+    with _all_hooked([(point, visit(point.name)) for point in hook_points]):
+        try:
+            forward(model, tokens_SC)
+        except StopForward:
+            return seen
+    missing = [point.name for point in hook_points if point.name not in seen]
+    raise InputError("the model's forward pass never reaches these modules", where="activations.hook_points", found=", ".join(missing))
+
+
+@contextmanager
+def _all_hooked(visits: list[tuple[HookPoint, Callable[[Tensor], None]]]) -> Iterator[None]:
+    if not visits:
+        yield
+        return
+    (point, visit), *rest = visits
+    with point.hooked(visit), _all_hooked(rest):
+        yield

@@ -1,0 +1,5 @@
+"""The architectures that ship, one short file each, by the name that `sae.architecture` in params.yaml takes."""
+
+SHIPPED = {
+    "vanilla": "sae.architectures.vanilla:VanillaSAE",
+}

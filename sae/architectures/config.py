@@ -1,0 +1,53 @@
+"""The `sae` section of params.yaml: which architecture, how wide, and the chosen architecture's own section."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from sae.architecture import Architecture, import_architecture
+from sae.architectures import SHIPPED
+from sae.architectures.vanilla import VanillaConfig
+from sae.config import InputError, SweepableConfig, nearest_name, parse_config
+
+
+class SAEConfig(SweepableConfig):
+    """Which SAE. Only the section of the chosen architecture is read."""
+
+    architecture: str = Field(default="vanilla", description="A shipped one by name, or your own as `package.module:Class`.")
+    hook_point: str | None = Field(default=None, description="Which of the captured hook points; the first if left out.")
+    expansion: float = Field(default=8, gt=0, description="Latents for each dimension of the activations.")
+    d_sae: int | None = Field(default=None, gt=0, description="Number of latents, in place of the expansion.")
+    vanilla: VanillaConfig = VanillaConfig()
+    own: dict[str, Any] = Field(default={}, description="Config of your own class; checked against the class's config.")
+
+    @model_validator(mode="after")
+    def _known(self) -> SAEConfig:
+        if self.architecture not in SHIPPED and ":" not in self.architecture:
+            nearest = nearest_name(self.architecture, SHIPPED)
+            hint = f"; did you mean {nearest!r}?" if nearest else ""
+            raise ValueError(f"no such architecture; one of {', '.join(SHIPPED)}, or package.module:Class{hint}")
+        return self
+
+    def width(self, d_in: int) -> int:
+        """Number of latents for activations of this width.
+
+        Raises:
+            InputError: the expansion makes it 0.
+        """
+        d_sae = round(self.expansion * d_in) if self.d_sae is None else self.d_sae
+        if d_sae < 1:
+            raise InputError("this makes an SAE without latents", where="sae.expansion", found=self.expansion, expected=f"over 1/{d_in}")
+        return d_sae
+
+    def architecture_class(self) -> type[Architecture[Any]]:
+        """The chosen class."""
+        return import_architecture(SHIPPED.get(self.architecture, self.architecture), "sae.architecture")
+
+    def architecture_config(self) -> SweepableConfig:
+        """The chosen class's config."""
+        if self.architecture in SHIPPED:
+            config: SweepableConfig = getattr(self, self.architecture)
+            return config
+        return parse_config(self.architecture_class().config_class, self.own, "sae.own")

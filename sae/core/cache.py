@@ -1,0 +1,113 @@
+"""`Cache`, the record of one step: what was written where, what already ran, and who wants to look or to interfere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import nn
+
+from sae.config import SaeError
+
+T = TypeVar("T")
+WriteHook = Callable[["Cache", Any], Any]
+
+
+class Cache:
+    """A tree of named values, made anew for every step.
+
+    Each module of a composition gets a scope of its own (``cache["encoder"]["preacts"]``); all scopes share one root. A
+    name is written once in its scope. Whatever `write` returns is the value that flows on, so a hook that replaces it
+    patches the computation: this one mechanism serves metrics, penalties, and ablation.
+
+    Args:
+        step: number of the training step, None outside training.
+    """
+
+    def __init__(self, step: int | None = None) -> None:
+        self.step = step
+        self.path: tuple[str, ...] = ()
+        self._root = self
+        self._values: dict[tuple[str, ...], Any] = {}
+        self._hooks: list[tuple[str, WriteHook]] = []
+        self._ran: dict[nn.Module, list[tuple[Any, Any, Cache]]] = {}
+
+    def __getitem__(self, name: str) -> Cache:
+        """The scope called `name` below this one."""
+        child = object.__new__(Cache)
+        child.step = self.step
+        child.path = (*self.path, name)
+        child._root = self._root
+        return child
+
+    def write(self, name: str, value: T) -> T:
+        """Record a value under `name` in this scope and return what is to flow on in its place.
+
+        Raises:
+            SaeError: the name was written before in this scope.
+        """
+        path = (*self.path, name)
+        for pattern, hook in self._root._hooks:
+            if pattern in (name, "/".join(path)):
+                value = hook(self, value)
+        if path in self._root._values:
+            raise SaeError("this value was already written in this step", where="/".join(path))
+        self._root._values[path] = value
+        return value
+
+    def read(self, name: str) -> Any:
+        """The value written as `name` in this scope.
+
+        Raises:
+            SaeError: nothing was.
+        """
+        path = (*self.path, name)
+        if path not in self._root._values:
+            raise SaeError("no such value was written in this step", where="/".join(path), found=sorted(self.values()))
+        return self._root._values[path]
+
+    def __contains__(self, name: str) -> bool:
+        return (*self.path, name) in self._root._values
+
+    def values(self) -> dict[str, Any]:
+        """Everything written in this scope and below, by path relative to it."""
+        depth = len(self.path)
+        return {"/".join(path[depth:]): value for path, value in self._root._values.items() if path[:depth] == self.path}
+
+    def on_write(self, name: str, hook: WriteHook) -> None:
+        """Call ``hook(scope, value)`` at every write of `name`, or of a full path with slashes; it returns the value to use."""
+        self._root._hooks.append((name, hook))
+
+    def run_once(self, module: nn.Module, x: Any, name: str | None = None) -> Any:
+        """The output of ``module(x)``, computed at most once in this step for each input *object*.
+
+        The record holds the input itself, so that a freed object's identity can't be mistaken for another's.
+        """
+        for seen, output, _ in self._root._ran.get(module, ()):
+            if seen is x:
+                return output
+        scope = self[name] if name else self
+        output = run(module, x, scope)
+        self._root._ran.setdefault(module, []).append((x, output, scope))
+        return output
+
+    def scope_of(self, module: nn.Module) -> Cache:
+        """The scope that `module` last ran in by `run_once`."""
+        runs = self._root._ran.get(module)
+        if not runs:
+            raise SaeError("this module has not run in this step", found=type(module).__name__)
+        return runs[-1][2]
+
+
+class Module(nn.Module):
+    """A module that takes part in the record: ``forward(x, *, cache)``. Called without a cache it makes its own."""
+
+    def __call__(self, x: Any, *, cache: Cache | None = None) -> Any:
+        return super().__call__(x, cache=Cache() if cache is None else cache)
+
+
+def run(child: nn.Module | nn.Parameter, x: Any, cache: Cache) -> Any:
+    """Run a child in its scope: ours get the cache, torch's own are called plainly, a parameter stands for its value."""
+    if isinstance(child, nn.Parameter):
+        return child
+    return child(x, cache=cache) if isinstance(child, Module) else child(x)

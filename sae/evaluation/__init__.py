@@ -1,0 +1,1 @@
+"""What a trained SAE is worth, measured on held-out documents."""
