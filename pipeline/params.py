@@ -18,17 +18,17 @@ from sae.training.trainer import TrainConfig
 
 
 class Params(SweepableConfig):
-    """params.yaml."""
+    """params.yaml. Every section is there, since DVC watches them all; a key within one may be left out."""
 
-    corpus: CorpusConfig = CorpusConfig()
-    subject: SubjectConfig = SubjectConfig()
-    tokens: TokensConfig = TokensConfig()
-    activations: ActivationsConfig = ActivationsConfig()
-    sae: SAEConfig = SAEConfig()
-    train: TrainConfig = TrainConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    report: ReportConfig = ReportConfig()
-    run: RunConfig = RunConfig()
+    corpus: CorpusConfig
+    subject: SubjectConfig
+    tokens: TokensConfig
+    activations: ActivationsConfig
+    sae: SAEConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    report: ReportConfig
+    run: RunConfig
 
 
 def load_params(root: Path) -> Params:
