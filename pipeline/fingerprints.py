@@ -19,7 +19,15 @@ from sae.corpus.documents import CorpusConfig, LocalFile, corpus_files
 from sae.corpus.subject import SubjectConfig, is_local
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
-_TOKENIZER_FILES = ("config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja")
+_TOKENIZER_FILES = (
+    "config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+)
 
 
 class FileHashes:
@@ -60,7 +68,9 @@ def fingerprint_corpus(config: CorpusConfig, hashes: FileHashes) -> dict[str, An
     if config.source == "huggingface":
         folder = Path(config.huggingface.dataset)
         if not folder.is_dir():
-            revision = _hub_commit(config.huggingface.dataset, config.huggingface.revision, "dataset", "corpus.huggingface.dataset")
+            revision = _hub_commit(
+                config.huggingface.dataset, config.huggingface.revision, "dataset", "corpus.huggingface.dataset"
+            )
             return {"source": config.source, "dataset": config.huggingface.dataset, "revision": revision}
         files = [LocalFile(p.relative_to(folder).as_posix(), p) for p in sorted(folder.rglob("*")) if p.is_file()]
     else:
@@ -88,7 +98,9 @@ def fingerprint_subject(config: SubjectConfig, hashes: FileHashes) -> tuple[dict
     if "config.json" not in files:
         raise InputError("this model directory has no config.json", where="subject.model", found=config.model)
     if not any(name.endswith(WEIGHT_SUFFIXES) for name in files):
-        raise InputError("this model directory has no weights", where="subject.model", found=config.model, expected="model.safetensors")
+        raise InputError(
+            "this model directory has no weights", where="subject.model", found=config.model, expected="model.safetensors"
+        )
     tokenizer = {n: p for n, p in files.items() if n in _TOKENIZER_FILES or n.startswith("tokenizer")}
     return (
         {"revision": None, "sha256": _digest((name, hashes(path)) for name, path in tokenizer.items())},
@@ -106,7 +118,9 @@ def fingerprint_architecture(reference: str, hashes: FileHashes) -> dict[str, An
     except ModuleNotFoundError:
         spec = None
     if spec is None or spec.origin is None:
-        raise InputError("no such module can be imported", where="sae.architecture", found=reference, expected="package.module:Class")
+        raise InputError(
+            "no such module can be imported", where="sae.architecture", found=reference, expected="package.module:Class"
+        )
     return {"architecture": reference, "sha256": hashes(Path(spec.origin))}
 
 
@@ -119,7 +133,9 @@ def _hub_commit(name: str, revision: str | None, kind: str, where: str) -> str:
         info = HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=20)
         return str(info.sha)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise InputError(f"the hub has no such {kind}, or it is closed to you: {str(error).splitlines()[0]}", where=where, found=name) from None
+        raise InputError(
+            f"the hub has no such {kind}, or it is closed to you: {str(error).splitlines()[0]}", where=where, found=name
+        ) from None
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError, RuntimeError) as error:
         cached = try_to_load_from_cache(name, "config.json", revision=revision, repo_type=kind) if kind == "model" else None
         if isinstance(cached, str):

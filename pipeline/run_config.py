@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 class RunConfig(SweepableConfig):
     """How the stages run on this machine."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="`auto` is CUDA where there is one, else the CPU.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="`auto` is CUDA where there is one, else the CPU."
+    )
     threads: int = Field(default=2, gt=0, description="CPU threads; sums are taken in another order with another number.")
     log: list[Literal["dvclive"]] = Field(default=["dvclive"], description="Where training curves go.")
 
@@ -33,5 +35,7 @@ class RunConfig(SweepableConfig):
             return torch.device("cuda" if there["cuda"] else "cpu")
         if not there[self.device]:
             available = ", ".join(name for name, ok in there.items() if ok)
-            raise InputError("this machine has no such device", where="run.device", found=self.device, expected=f"auto, {available}")
+            raise InputError(
+                "this machine has no such device", where="run.device", found=self.device, expected=f"auto, {available}"
+            )
         return torch.device(self.device)

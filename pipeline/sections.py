@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from sae.config import InputError, parse_config
 

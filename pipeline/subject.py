@@ -68,7 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
     train_T = token_stream(tokenizer, train)
     held_out_T = token_stream(tokenizer, held_out)
     bytes_per_token = sum(len(d.text.encode("utf-8", "replace")) for d in held_out) / (len(held_out_T) - len(held_out))
-    print(f"{len(train)} training documents, {len(train_T):,} tokens; {len(held_out)} held out, {len(held_out_T):,} tokens", flush=True)
+    print(
+        f"{len(train)} training documents, {len(train_T):,} tokens; {len(held_out)} held out, {len(held_out_T):,} tokens",
+        flush=True,
+    )
 
     model = train_model(recipe, train_T, compile_step)
     model.half().float()  # the directory holds float16, so that is what is measured
@@ -124,7 +127,7 @@ def train_tokenizer(documents: list[Document], vocabulary: int) -> Tokenizer:
 
 def token_stream(tokenizer: Tokenizer, documents: list[Document]) -> torch.Tensor:
     """All documents as one row of token ids, each behind a `BOS`."""
-    bos = tokenizer.token_to_id(BOS)
+    bos: int = tokenizer.token_to_id(BOS)  # type: ignore[assignment]  # it is in the vocabulary
     stream: list[int] = []
     for encoding in tokenizer.encode_batch([d.text for d in documents]):
         stream.append(bos)
@@ -247,7 +250,11 @@ def save(out: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, recipe: Recip
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, model_max_length=recipe.context, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=BOS,
+        model_max_length=recipe.context,
+        clean_up_tokenization_spaces=False,
     )
     fast.save_pretrained(out)
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")

@@ -19,7 +19,7 @@ _HOME = {
     "SweepableConfig": "sae.config",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605 - the names above
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

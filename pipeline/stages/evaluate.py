@@ -38,7 +38,8 @@ def body(ctx: StageContext) -> str:
         for name, content in {"metrics": metrics, "histograms": histograms, "latents": latents}.items():
             (out / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return (
-        f"{metrics['tokens']:,} held-out tokens: L0 {metrics['l0']:.2f}, FVU {metrics['fvu']:.4f} (PCA {metrics['pca']['fvu']:.4f}), "
+        f"{metrics['tokens']:,} held-out tokens: L0 {metrics['l0']:.2f}, "
+        f"FVU {metrics['fvu']:.4f} (PCA {metrics['pca']['fvu']:.4f}), "
         f"loss recovered {metrics['loss']['recovered_mean']:.4f} against mean ablation, "
         f"{metrics['dead_latents']:,} dead latents → data/evaluation"
     )

@@ -29,7 +29,9 @@ def body(ctx: StageContext) -> str:
         for name, fingerprint in everything.items():
             (out / f"{name}.json").write_text(json.dumps(fingerprint, indent=1) + "\n")
     hashes.remember()
-    size = f"{corpus['files']:,} files, {corpus['bytes'] / 1e6:,.1f} MB" if "files" in corpus else f"revision {corpus['revision']}"
+    size = (
+        f"{corpus['files']:,} files, {corpus['bytes'] / 1e6:,.1f} MB" if "files" in corpus else f"revision {corpus['revision']}"
+    )
     return f"corpus {corpus['source']} ({size}) and subject fingerprinted → data/inputs"
 
 

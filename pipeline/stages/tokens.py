@@ -16,7 +16,9 @@ def body(ctx: StageContext) -> str:
     revision = ctx.read_json("data/inputs/tokenizer.json")["revision"]
     longest = context_length(load_model_config(subject, revision))
     if longest is not None and config.context > longest:
-        raise InputError("the context is longer than the model's", where="tokens.context", found=config.context, expected=f"at most {longest}")
+        raise InputError(
+            "the context is longer than the model's", where="tokens.context", found=config.context, expected=f"at most {longest}"
+        )
     documents = iter_documents(corpus, ctx.read_json("data/inputs/corpus.json").get("revision"))
     with Progress("tokens", config.train + config.held_out, "tokens") as progress:
         sets = build_token_sets(documents, load_tokenizer(subject, revision), config, corpus.held_out, progress)

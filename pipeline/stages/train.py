@@ -30,7 +30,9 @@ def body(ctx: StageContext) -> str:
     curves = ctx.work / "curves"
     shutil.rmtree(curves, ignore_errors=True)
     with Progress("train", config.steps, "steps") as progress, curve_loggers(ctx.run.log, curves) as log:
-        trainer = Trainer(architecture, source, config, device=device, checkpoint=ctx.work / "checkpoint", log=log, progress=progress)
+        trainer = Trainer(
+            architecture, source, config, device=device, checkpoint=ctx.work / "checkpoint", log=log, progress=progress
+        )
         figures = trainer.train()
     with ctx.output("data/sae") as out:
         save(architecture, out, hook_points=source.hook_points, lineage=lineage(ctx, source), input_scale=trainer.input_scale)

@@ -23,7 +23,9 @@ class ActivationsConfig(SweepableConfig):
     """Which activations, and how they are stored."""
 
     hook_points: list[str] = Field(
-        default=["model.layers.2"], min_length=1, description="Module paths: a module's output, or with `.input` behind it its input."
+        default=["model.layers.2"],
+        min_length=1,
+        description="Module paths: a module's output, or with `.input` behind it its input.",
     )
     dtype: Literal["float32", "float16", "bfloat16"] = Field(default="float16", description="Of the stored activations.")
     batch_size: int = Field(default=32, gt=0, description="Sequences in one forward pass.")

@@ -72,7 +72,9 @@ class StoreSource:
                 if skip >= shards[index].rows:
                     skip -= shards[index].rows
                     continue
-                chosen = torch.randperm(shards[index].rows, generator=generator(seed, "loader", f"epoch {epoch}", f"shard {index}"))
+                chosen = torch.randperm(
+                    shards[index].rows, generator=generator(seed, "loader", f"epoch {epoch}", f"shard {index}")
+                )
                 yield self.store.read_shard(index, [self.hook_point])[self.hook_point][chosen[skip:]]
                 skip = 0
             epoch += 1

@@ -114,7 +114,9 @@ def read_activations(model: nn.Module, hook_points: list[HookPoint], tokens_SC: 
         except StopForward:
             return seen
     missing = [point.name for point in hook_points if point.name not in seen]
-    raise InputError("the model's forward pass never reaches these modules", where="activations.hook_points", found=", ".join(missing))
+    raise InputError(
+        "the model's forward pass never reaches these modules", where="activations.hook_points", found=", ".join(missing)
+    )
 
 
 @contextmanager

@@ -36,9 +36,12 @@ class ShardFile:
     def __init__(self, path: Path, columns: dict[str, tuple[torch.dtype, int | None]], rows: int) -> None:
         self.path, self.rows = path, rows
         self._partial = path.with_name(path.name + _PARTIAL)
-        header, offset = {}, 0
+        header: dict[str, dict[str, object]] = {}
+        starts: dict[str, int] = {}
+        offset = 0
         for name, (dtype, width) in columns.items():
-            shape = [rows] if width is None else [rows, width]
+            starts[name] = offset
+            shape = (rows,) if width is None else (rows, width)
             size = rows * (width or 1) * dtype.itemsize
             header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [offset, offset + size]}
             offset += size
@@ -47,11 +50,15 @@ class ShardFile:
         start = 8 + len(text)
         if not self._partial.exists() or self._partial.stat().st_size != start + offset:
             self._allocate(len(text).to_bytes(8, "little") + text, start + offset)
-        self._columns: dict[str, np.memmap] = {}
+        self._columns: dict[str, NDArray[np.signedinteger]] = {}
         for name, (dtype, width) in columns.items():
-            shape = (rows,) if width is None else (rows, width)
-            at = start + header[name]["data_offsets"][0]
-            self._columns[name] = np.memmap(self._partial, dtype=f"i{dtype.itemsize}", mode="r+", offset=at, shape=shape)
+            self._columns[name] = np.memmap(
+                self._partial,
+                dtype=f"i{dtype.itemsize}",
+                mode="r+",
+                offset=start + starts[name],
+                shape=(rows,) if width is None else (rows, width),
+            )
 
     def write(self, slots: NDArray[np.int64], columns: dict[str, Tensor]) -> None:
         """Write rows into these slots."""
@@ -62,7 +69,7 @@ class ShardFile:
     def flush(self) -> None:
         """Make what was written safe on the disk."""
         for column in self._columns.values():
-            column.flush()
+            column.flush()  # type: ignore[attr-defined]  # it is a memmap, which NDArray hides
 
     def close(self) -> Path:
         """Flush, and give the file its final name."""
@@ -83,7 +90,9 @@ class ShardFile:
         except OSError as error:
             self._partial.unlink(missing_ok=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Failure("the disk is full", where=str(self.path), expected=f"{size / 1e6:,.0f} MB more for this shard") from None
+                raise Failure(
+                    "the disk is full", where=str(self.path), expected=f"{size / 1e6:,.0f} MB more for this shard"
+                ) from None
             raise
 
 

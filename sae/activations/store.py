@@ -103,7 +103,7 @@ class StoreWriter:
         row_bytes = sum(hook_points.values()) * dtype.itemsize + 12
         count = max(1, -(-rows * row_bytes // shard_bytes))
         self._shard_rows = -(-rows // count)
-        columns = {name: (dtype, width) for name, width in hook_points.items()}
+        columns: dict[str, tuple[torch.dtype, int | None]] = {name: (dtype, width) for name, width in hook_points.items()}
         columns |= {name: (torch.int32, None) for name in ORIGIN}
         self._shards = [
             ShardFile(directory / f"shard-{i:05d}.safetensors", columns, min(self._shard_rows, rows - i * self._shard_rows))
@@ -140,7 +140,9 @@ class StoreWriter:
             stored = x.to(self.dtype)
             if not torch.isfinite(stored).all():
                 raise Failure(
-                    f"activations overflow {self.dtype} or are not finite", where=name, expected="activations.dtype: bfloat16 or float32"
+                    f"activations overflow {self.dtype} or are not finite",
+                    where=name,
+                    expected="activations.dtype: bfloat16 or float32",
                 )
             columns[name] = stored
             self._sums[name] += stored.double().sum(0)
@@ -164,7 +166,9 @@ class StoreWriter:
         for shard in self._shards:
             path = shard.close()
             shards.append(Shard(path.name, shard.rows, file_sha256(path)))
-        save_file({f"{name}/mean": (total / self.rows).float() for name, total in self._sums.items()}, self.directory / STATISTICS)
+        save_file(
+            {f"{name}/mean": (total / self.rows).float() for name, total in self._sums.items()}, self.directory / STATISTICS
+        )
         manifest = Manifest(
             split=self.split,
             hook_points=self.hook_points,
@@ -216,7 +220,8 @@ class Store:
 
     def mean(self, hook_point: str) -> Tensor:
         """Mean activation [D] of the split."""
-        return load_file(self.directory / STATISTICS)[f"{hook_point}/mean"]
+        mean_D: Tensor = load_file(self.directory / STATISTICS)[f"{hook_point}/mean"]
+        return mean_D
 
     def check_hook_point(self, hook_point: str, where: str) -> None:
         """Refuse a hook point that the store does not hold.
@@ -227,7 +232,11 @@ class Store:
         known = self.manifest.hook_points
         if hook_point not in known:
             raise InputError(
-                "the store has no such hook point", where=where, found=hook_point, expected=", ".join(known), nearest=nearest_name(hook_point, known)
+                "the store has no such hook point",
+                where=where,
+                found=hook_point,
+                expected=", ".join(known),
+                nearest=nearest_name(hook_point, known),
             )
 
     def damaged_shards(self) -> list[str]:

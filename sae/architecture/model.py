@@ -37,8 +37,8 @@ class SAE(Module):
         encoder_pre: nn.Module | None = None,
         nonlinearity: nn.Module | None = None,
         decoder: nn.Module,
-        penalty: nn.Module | None | EllipsisType = ...,
-        freqs: nn.Module | None | EllipsisType = ...,
+        penalty: nn.Module | EllipsisType | None = ...,
+        freqs: nn.Module | EllipsisType | None = ...,
     ) -> None:
         super().__init__()
         if encoder is None and encoder_pre is not None and nonlinearity is not None:

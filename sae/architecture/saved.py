@@ -67,7 +67,9 @@ def import_architecture(reference: str, where: str) -> type[Architecture[Any]]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise InputError(f"no module {error.name!r} can be imported", where=where, found=reference, expected="package.module:Class") from None
+        raise InputError(
+            f"no module {error.name!r} can be imported", where=where, found=reference, expected="package.module:Class"
+        ) from None
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Architecture)):
         known = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Architecture)]
@@ -96,7 +98,7 @@ def save(
                 where=name,
                 expected="one of sae.components.parameters, or train.normalize: none",
             )
-        factor = input_scale ** -tensor.data_power if isinstance(tensor, SAEParameter) else 1.0
+        factor = input_scale**-tensor.data_power if isinstance(tensor, SAEParameter) else 1.0
         tensors[name] = (tensor.detach() * factor if factor != 1.0 else tensor.detach()).cpu().contiguous()
     cls = type(architecture)
     config = {
@@ -131,7 +133,9 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> TrainedSA
     except (json.JSONDecodeError, SafetensorError) as error:
         raise InputError(f"this saved SAE is damaged: {error}", where=str(directory)) from None
     if config.get("schema") != SCHEMA:
-        raise InputError("this SAE was saved with another schema", where=str(directory), found=config.get("schema"), expected=SCHEMA)
+        raise InputError(
+            "this SAE was saved with another schema", where=str(directory), found=config.get("schema"), expected=SCHEMA
+        )
     cls = import_architecture(config["architecture"], str(directory / "config.json"))
     architecture = cls(
         parse_config(cls.config_class, config["config"], str(directory / "config.json")),
@@ -141,7 +145,9 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> TrainedSA
         l0_target=config["l0_target"],
     )
     targets = architecture.canonical_tensors()
-    if wrong := sorted(n for n in targets.keys() | tensors.keys() if n not in targets or n not in tensors or targets[n].shape != tensors[n].shape):
+    if wrong := sorted(
+        n for n in targets.keys() | tensors.keys() if n not in targets or n not in tensors or targets[n].shape != tensors[n].shape
+    ):
         raise InputError("these tensors do not fit the architecture", where=str(directory), found=", ".join(wrong))
     with torch.no_grad():
         for name, target in targets.items():

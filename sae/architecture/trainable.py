@@ -23,9 +23,7 @@ class Trainable(nn.Module):
         metrics: losses that are recorded and not trained on.
     """
 
-    def __init__(
-        self, model: SAE, aux: Mapping[str, nn.Module], losses: Mapping[str, Loss], metrics: Mapping[str, Loss]
-    ) -> None:
+    def __init__(self, model: SAE, aux: Mapping[str, nn.Module], losses: Mapping[str, Loss], metrics: Mapping[str, Loss]) -> None:
         super().__init__()
         self.model = model
         self.aux = nn.ModuleDict(aux)

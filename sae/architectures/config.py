@@ -38,7 +38,9 @@ class SAEConfig(SweepableConfig):
         """
         d_sae = round(self.expansion * d_in) if self.d_sae is None else self.d_sae
         if d_sae < 1:
-            raise InputError("this makes an SAE without latents", where="sae.expansion", found=self.expansion, expected=f"over 1/{d_in}")
+            raise InputError(
+                "this makes an SAE without latents", where="sae.expansion", found=self.expansion, expected=f"over 1/{d_in}"
+            )
         return d_sae
 
     def architecture_class(self) -> type[Architecture[Any]]:

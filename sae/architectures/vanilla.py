@@ -36,7 +36,7 @@ class VanillaSAE(Architecture[VanillaConfig]):
         )
 
     @loss_prop
-    def L2_loss(self) -> L2Loss:  # noqa: N802 - its coefficient goes by this name
+    def L2_loss(self) -> L2Loss:
         return L2Loss(self.model)
 
     @loss_prop

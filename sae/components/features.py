@@ -33,7 +33,7 @@ class NormFeatures(_DecoderRowsWrapper):
     def post_step(self, cache: Cache | None) -> None:
         for rows_FD in self._rows():
             norms_F1 = torch.linalg.vector_norm(rows_FD, dim=-1, keepdim=True)
-            rows_FD /= norms_F1.where(norms_F1 > 0, 1)
+            rows_FD.div_(norms_F1.where(norms_F1 > 0, 1))
 
 
 class OrthogonalizeFeatureGrads(_DecoderRowsWrapper):

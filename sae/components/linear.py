@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sae.codes import Codes, as_codes
 from sae.components.parameters import DataBias, DecoderRows, EncoderRows, LatentBias
@@ -42,15 +42,16 @@ class DetachedLinear(Module):
         source: the linear map to look at; it stays the owner of its parameters.
     """
 
-    def __init__(self, source: nn.Module) -> None:
+    def __init__(self, source: EncoderLinear | DecoderLinear) -> None:
         super().__init__()
         # In a tuple, torch does not see the module: the view owns no parameters.
         self._source = (source,)
 
     def forward(self, x: Codes | Tensor, *, cache: Cache) -> Tensor:
-        source = self._source[0]
-        weight_FD, bias = source.weight.detach(), source.bias  # type: ignore[union-attr, operator]
-        if isinstance(source.weight, EncoderRows):
-            return F.linear(x, weight_FD, None if bias is None else bias.detach())  # type: ignore[arg-type, union-attr]
-        x_BD = as_codes(x) @ weight_FD
-        return x_BD if bias is None else x_BD + bias.detach()  # type: ignore[union-attr]
+        (source,) = self._source
+        bias = None if source.bias is None else source.bias.detach()
+        if isinstance(source, EncoderLinear):
+            assert isinstance(x, Tensor), "an encoder takes activations, not codes"
+            return F.linear(x, source.weight.detach(), bias)
+        x_BD = as_codes(x) @ source.weight.detach()
+        return x_BD if bias is None else x_BD + bias

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from sae.config import SaeError
@@ -52,11 +53,11 @@ class SparsityPenaltyLoss(Loss):
     """The penalty that the model's own penalty module recorded."""
 
     def loss(self, x: Tensor, y: Tensor, reconstruction: Tensor, cache: Cache) -> Tensor:
-        penalties = [value for path, value in cache.values().items() if path.split("/")[-1] == "sparsity_penalty"]
+        penalties: list[Tensor] = [value for path, value in cache.values().items() if path.split("/")[-1] == "sparsity_penalty"]
         if not penalties:
             raise SaeError(
                 "SparsityPenaltyLoss found no penalty: its model has none",
                 where=type(self.model).__name__,
                 expected="SAE(penalty=L1Penalty()) or another penalty",
             )
-        return sum(penalties[1:], start=penalties[0])
+        return torch.stack(penalties).sum()

@@ -22,7 +22,7 @@ class SAEParameter(nn.Parameter):
     data_power: ClassVar[int] = 0
 
     def __new__(cls, data: Tensor) -> SAEParameter:
-        return super().__new__(cls, data)  # type: ignore[no-any-return]
+        return super().__new__(cls, data)
 
 
 class FeatureParameter(SAEParameter):

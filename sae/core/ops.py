@@ -48,7 +48,8 @@ class Thresh(Module):
         self.module = module
 
     def forward(self, x: Any, *, cache: Cache) -> torch.Tensor:
-        return (run(self.module, x, cache["module"]) > 0).to(x.dtype)
+        output: torch.Tensor = run(self.module, x, cache["module"])
+        return (output > 0).to(output.dtype)
 
 
 class AddParallel(Parallel):

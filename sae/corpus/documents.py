@@ -163,7 +163,9 @@ def _hub_documents(config: HuggingFaceConfig, revision: str | None) -> Iterator[
         )
     except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"this dataset can't be loaded: {first_line}", where="corpus.huggingface.dataset", found=config.dataset) from error
+        raise InputError(
+            f"this dataset can't be loaded: {first_line}", where="corpus.huggingface.dataset", found=config.dataset
+        ) from error
     for index, row in enumerate(rows):
         text = _text_of(row, config.column, config.dataset, "corpus.huggingface.column")
         yield Document(f"{config.dataset}/{config.split}#{index}", text)
@@ -172,7 +174,11 @@ def _hub_documents(config: HuggingFaceConfig, revision: str | None) -> Iterator[
 def _text_of(row: dict[str, Any], column: str, origin: str, field: str) -> str:
     if column not in row:
         raise InputError(
-            f"{origin} has no such column", where=field, found=column, expected="one of " + ", ".join(row), nearest=nearest_name(column, row)
+            f"{origin} has no such column",
+            where=field,
+            found=column,
+            expected="one of " + ", ".join(row),
+            nearest=nearest_name(column, row),
         )
     value = row[column]
     if value is None:

@@ -70,7 +70,7 @@ def context_length(model_config: Any) -> int | None:
 
 
 def from_pretrained(factory: Any, config: SubjectConfig, revision: str | None, **more: Any) -> Any:
-    """``factory.from_pretrained`` of the subject, with the hub's errors as ours. A token for gated models comes from ``HF_TOKEN``."""
+    """``factory.from_pretrained`` of the subject, with its errors as ours. ``HF_TOKEN`` opens gated models."""
     local = is_local(config)
     try:
         return factory.from_pretrained(
@@ -82,4 +82,6 @@ def from_pretrained(factory: Any, config: SubjectConfig, revision: str | None, *
     except (OSError, ValueError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         kind = "directory" if local else "hub id"
-        raise InputError(f"the model can't be loaded from this {kind}: {lines[0]}", where="subject.model", found=config.model) from error
+        raise InputError(
+            f"the model can't be loaded from this {kind}: {lines[0]}", where="subject.model", found=config.model
+        ) from error

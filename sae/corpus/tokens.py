@@ -79,7 +79,9 @@ class TokenSet:
             about = json.loads((directory / "tokens.json").read_text())
             arrays = load_file(directory / "tokens.safetensors")
         except FileNotFoundError as error:
-            raise InputError("there are no tokens here", where=str(error.filename or directory), expected="a finished tokens stage") from None
+            raise InputError(
+                "there are no tokens here", where=str(error.filename or directory), expected="a finished tokens stage"
+            ) from None
         return cls(
             arrays["tokens"], arrays["document"], arrays["position"], about["documents"], about["special_ids"], about["complete"]
         )
@@ -176,4 +178,4 @@ class _Packer:
 
     def token_set(self) -> TokenSet:
         arrays = [torch.tensor([s[i] for s in self.sequences], dtype=torch.int32) for i in range(3)]
-        return TokenSet(*arrays, documents=self.documents, special_ids=self.special_ids, complete=self.full)
+        return TokenSet(arrays[0], arrays[1], arrays[2], self.documents, self.special_ids, complete=self.full)

@@ -106,7 +106,8 @@ class PCA:
     def reconstruct(self, x_BD: Tensor, components: int) -> Tensor:
         """Projection of rows on the first components, in float64."""
         basis_DK = self._vectors_DD[:, self._vectors_DD.shape[1] - components :]
-        return self.mean_D + ((x_BD.double() - self.mean_D) @ basis_DK) @ basis_DK.T
+        reconstruction_BD: Tensor = self.mean_D + ((x_BD.double() - self.mean_D) @ basis_DK) @ basis_DK.T
+        return reconstruction_BD
 
 
 def loss_recovered(original: float, spliced: float, ablated: float) -> float:

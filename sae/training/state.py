@@ -35,7 +35,9 @@ class TrainState:
         fresh, stale = directory.with_name(directory.name + ".new"), directory.with_name(directory.name + ".old")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}, fresh / "state.safetensors")
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}, fresh / "state.safetensors"
+        )
         meta = {"step": self.step, "controller": self.controller.state(), "history": self.history}
         (fresh / "state.json").write_text(json.dumps(meta))
         for file in fresh.iterdir():

@@ -32,7 +32,9 @@ class TrainConfig(SweepableConfig):
     lr: float = Field(default=1.0e-3, gt=0, description="Learning rate of Adam on the plateau of the schedule.")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Adam's decay rates.")
     l0_target: float | None = Field(default=16, gt=0, description="Mean number of active latents of a token to come to.")
-    coefficients: dict[str, float] = Field(default={"sparsity_loss": 1.0e-3}, description="Weights of the losses; 1 unless given.")
+    coefficients: dict[str, float] = Field(
+        default={"sparsity_loss": 1.0e-3}, description="Weights of the losses; 1 unless given."
+    )
     l0_targeting: L0TargetingConfig = L0TargetingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     normalize: Literal["none", "sqrt_d"] = Field(default="sqrt_d", description="Scale activations to a mean norm of √d_in.")
@@ -137,7 +139,9 @@ class Trainer:
         """What the training curves show, from one batch."""
         if not math.isfinite(float(loss)):
             kept = f"; the checkpoint in {self.checkpoint} is kept" if self.checkpoint is not None else ""
-            raise Failure(f"the loss is not finite at step {self.state.step}{kept}", found=float(loss), expected="a lower train.lr")
+            raise Failure(
+                f"the loss is not finite at step {self.state.step}{kept}", found=float(loss), expected="a lower train.lr"
+            )
         model = cache["model"]
         residual = x_BD - cache.run_once(self.trainable.model, x_BD)
         figures = {
