@@ -16,7 +16,7 @@ from sae.config import InputError, nearest_name
 from sae.corpus.subject import SubjectConfig, from_pretrained
 
 
-class StopForward(Exception):  # noqa: N818 - it is control flow, not an error
+class StopForward(Exception):
     """Raised inside a forward pass when all that was wanted has been seen."""
 
 

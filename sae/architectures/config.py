@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from sae.architecture import Architecture, import_architecture
 from sae.architectures import SHIPPED
+from sae.architectures.topk import TopKConfig
 from sae.architectures.vanilla import VanillaConfig
 from sae.config import InputError, SweepableConfig, nearest_name, parse_config
 
@@ -19,6 +20,7 @@ class SAEConfig(SweepableConfig):
     hook_point: str | None = Field(default=None, description="Which of the captured hook points; the first if left out.")
     expansion: float = Field(default=8, gt=0, description="Latents for each dimension of the activations.")
     d_sae: int | None = Field(default=None, gt=0, description="Number of latents, in place of the expansion.")
+    topk: TopKConfig = TopKConfig()
     vanilla: VanillaConfig = VanillaConfig()
     own: dict[str, Any] = Field(default={}, description="Config of your own class; checked against the class's config.")
 

@@ -15,18 +15,21 @@ class L0TargetingConfig(SweepableConfig):
 
     controller: Literal["basic", "none"] = Field(default="basic", description="`none` leaves the coefficient as it is.")
     coefficient: str = Field(default="sparsity_loss", description="Which loss's coefficient is steered.")
+    start: float = Field(default=0.02, gt=0, description="The coefficient to begin with, unless train.coefficients has one.")
     adjustment: float = Field(default=3.0e-3, gt=0, description="Doublings of the coefficient in a step, at most.")
     warmup: StepsOrFraction = Field(default=0.15, description="Length over which the adjustment grows to its full size.")
 
 
 class L0Controller:
-    """saeco's `basic` controller: each step multiplies the coefficient by 2^(±adjustment · warmup(t)).
+    """Steers one coefficient; switched off where there is no target, or no loss of the coefficient's name.
+
+    saeco's `basic` controller: each step multiplies the coefficient by 2^(±adjustment · warmup(t)).
 
     The sign is + while the batch's L0 is at or above the target, - below it.
 
     Args:
         config: see above.
-        target: mean number of active latents to come to; None switches the controller off.
+        target: mean number of active latents to come to; None for none.
         coefficient: the coefficient to begin with.
         steps: length of the run.
     """

@@ -33,7 +33,7 @@ class TrainConfig(SweepableConfig):
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Adam's decay rates.")
     l0_target: float | None = Field(default=16, gt=0, description="Mean number of active latents of a token to come to.")
     coefficients: dict[str, float] = Field(
-        default={"sparsity_loss": 1.0e-3}, description="Weights of the losses; 1 unless given."
+        default={}, description="Weights of the losses; 1 unless given."
     )
     l0_targeting: L0TargetingConfig = L0TargetingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -81,8 +81,10 @@ class Trainer:
         self.input_scale = input_scale(source, config)
         self.schedule = Schedule(config.schedule, config.steps)
         optimizer = torch.optim.Adam(self.trainable.parameters(), lr=config.lr, betas=config.betas, fused=True)
-        steered = config.coefficients.get(config.l0_targeting.coefficient, 1.0)
-        controller = L0Controller(config.l0_targeting, config.l0_target, steered, config.steps)
+        targeting = config.l0_targeting
+        self.steered = targeting.coefficient if targeting.coefficient in self.trainable.losses else None
+        start = config.coefficients.get(targeting.coefficient, targeting.start)
+        controller = L0Controller(targeting, config.l0_target if self.steered else None, start, config.steps)
         self.state = TrainState(self.trainable, optimizer, controller)
 
     def train(self) -> dict[str, float]:
@@ -129,10 +131,8 @@ class Trainer:
 
     def coefficients(self) -> dict[str, float]:
         """The weights of the losses now, the steered one included."""
-        steered = self.config.l0_targeting.coefficient
-        if steered not in self.trainable.losses:
-            return dict(self.config.coefficients)
-        return self.config.coefficients | {steered: self.state.controller.coefficient}
+        live = {self.steered: self.state.controller.coefficient} if self.steered else {}
+        return self.config.coefficients | live
 
     @torch.no_grad()
     def figures(self, x_BD: Tensor, loss: Tensor, cache: Cache) -> dict[str, float]:
@@ -150,8 +150,9 @@ class Trainer:
             "l1": float(model.read("l1")),
             "fvu": float(residual.square().sum() / (x_BD - x_BD.mean(0)).square().sum()),
             "lr": self.state.optimizer.param_groups[0]["lr"],
-            self.config.l0_targeting.coefficient.removesuffix("_loss") + "_coefficient": self.state.controller.coefficient,
         }
+        if self.steered:
+            figures[self.steered.removesuffix("_loss") + "_coefficient"] = self.state.controller.coefficient
         figures |= {name: float(cache.read(name)) for name in (*self.trainable.losses, *self.trainable.metrics)}
         for module in self.trainable.model.modules():
             if isinstance(module, EMAFreqTracker):

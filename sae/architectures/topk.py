@@ -1,0 +1,42 @@
+"""The TopK SAE: the k largest latents of each token, and no penalty (Gao et al. 2024)."""
+
+from __future__ import annotations
+
+from sae.architecture import SAE, Architecture, loss_prop, model_prop
+from sae.components import L2Loss
+from sae.components import features as ft
+from sae.components.nonlinearities import TopK
+from sae.config import InputError, SweepableConfig
+from sae.core import Seq, useif
+
+
+class TopKConfig(SweepableConfig):
+    """What there is to choose in a TopK SAE; k is `train.l0_target`."""
+
+    pre_bias: bool = True
+
+
+class TopKSAE(Architecture[TopKConfig]):
+    """z = TopK(W_enc (x - [b_dec]) + b_enc), x̂ = W_dec z + b_dec; the loss is L2."""
+
+    def setup(self) -> None:
+        if self.init.l0_target is None or int(self.init.l0_target) < 1:
+            raise InputError("TopK takes its k from here", where="train.l0_target", found=self.init.l0_target, expected="1 or more")
+        self.init._decoder.add_wrapper(ft.NormFeatures)
+        self.init._decoder.add_wrapper(ft.OrthogonalizeFeatureGrads)
+
+    @model_prop
+    def model(self) -> SAE:
+        return SAE(
+            encoder_pre=Seq(
+                **useif(self.cfg.pre_bias, pre_bias=self.init._decoder.sub_bias()),
+                lin=self.init.encoder,
+            ),
+            nonlinearity=TopK(int(self.init.l0_target)),
+            decoder=self.init.decoder,
+            penalty=None,
+        )
+
+    @loss_prop
+    def L2_loss(self) -> L2Loss:
+        return L2Loss(self.model)

@@ -1,0 +1,25 @@
+"""From pre-activations to codes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sae.core import Cache, Module
+
+
+class TopK(Module):
+    """Keeps each token's k largest pre-activations, where they are positive; the rest become 0.
+
+    Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", section 2.3.
+
+    Args:
+        k: number to keep.
+    """
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, preacts_BF: Tensor, *, cache: Cache) -> Tensor:
+        values_BK, latents_BK = preacts_BF.relu().topk(min(self.k, preacts_BF.shape[-1]), dim=-1, sorted=False)
+        return preacts_BF.new_zeros(preacts_BF.shape).scatter(-1, latents_BK, values_BK)
