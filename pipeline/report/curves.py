@@ -1,0 +1,87 @@
+"""What is known of a training curve by its name: title, meaning, place among the others, scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.report.data import Curve
+
+MAIN_CURVES = 6
+_POINTS = 320
+_DECADES_FOR_LOG = 1.3
+
+
+@dataclass(frozen=True)
+class CurveKind:
+    """How a curve is spoken of. `rank` orders the curves; `logarithmic` allows a logarithmic axis."""
+
+    title: str
+    meaning: str
+    rank: int
+    logarithmic: bool = True
+
+
+_KINDS = {
+    "loss": CurveKind("Loss", "what training minimises", 0),
+    "l0": CurveKind("L0", "active latents per token", 1),
+    "fvu": CurveKind("FVU", "share of variance left unexplained", 2),
+    "dead_latents": CurveKind("Dead latents", "latents that have not fired lately", 3, logarithmic=False),
+    "sparsity_coefficient": CurveKind("Sparsity coefficient", "weight of the sparsity penalty", 4),
+    "lr": CurveKind("Learning rate", "of the optimizer", 5, logarithmic=False),
+}
+_KINDS["learning_rate"] = _KINDS["lr"]
+_UNKNOWN_RANK = 6
+
+
+def kind_of(name: str) -> CurveKind:
+    """What `name` (``train/l0``) stands for; a name of the user's own is its own title."""
+    last = name.rpartition("/")[2]
+    known = _KINDS.get(last.lower())
+    if known is not None:
+        return known
+    return CurveKind(last.replace("_", " ").capitalize(), "", _UNKNOWN_RANK)
+
+
+def in_order(curves: Sequence[Curve]) -> list[Curve]:
+    """The curves that say most first, the others by name."""
+    return sorted(curves, key=lambda curve: (kind_of(curve.name).rank, curve.name))
+
+
+def finite_points(curve: Curve) -> list[tuple[float, float]]:
+    """The points of `curve` that can be drawn."""
+    return [(step, value) for step, value in zip(curve.steps, curve.values, strict=True) if math.isfinite(value)]
+
+
+def wants_log(curve: Curve) -> bool:
+    """Whether the values of `curve` are positive and span so much that a linear axis would flatten them."""
+    values = [value for _, value in finite_points(curve)]
+    if not values or min(values) <= 0 or not kind_of(curve.name).logarithmic:
+        return False
+    return math.log10(max(values) / min(values)) >= _DECADES_FOR_LOG
+
+
+def segments(curve: Curve) -> list[list[tuple[float, float]]]:
+    """The stretches of `curve` between values that are not finite, thinned to what a screen can show.
+
+    Thinning keeps the lowest and the highest point of each bucket, so that no spike is lost.
+    """
+    stretches: list[list[tuple[float, float]]] = [[]]
+    for step, value in zip(curve.steps, curve.values, strict=True):
+        if math.isfinite(value):
+            stretches[-1].append((step, value))
+        elif stretches[-1]:
+            stretches.append([])
+    size = max(1, math.ceil(2 * len(curve.steps) / _POINTS))
+    return [_thin(stretch, size) for stretch in stretches if stretch]
+
+
+def _thin(points: list[tuple[float, float]], size: int) -> list[tuple[float, float]]:
+    if size <= 2:
+        return points
+    kept = {points[0], points[-1]}
+    for start in range(0, len(points), size):
+        bucket = points[start : start + size]
+        kept |= {min(bucket, key=lambda point: point[1]), max(bucket, key=lambda point: point[1])}
+    return sorted(kept)
