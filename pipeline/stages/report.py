@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-
 from pipeline.report.build import build
 from pipeline.report.config import ReportConfig
 from pipeline.stage import StageContext, run_stage
 
 
-def main() -> int:
-    """Read section ``report`` and write ``data/report``."""
-    return run_stage("report", _report)
-
-
-def _report(context: StageContext) -> None:
-    config = context.section("report", ReportConfig)
-    with context.output("data/report") as out:
-        build(context.root, out, config)
+def body(ctx: StageContext) -> str:
+    config = ctx.section("report", ReportConfig)
+    with ctx.output("data/report") as out:
+        build(ctx.root, out, config)
+        size = sum(file.stat().st_size for file in out.iterdir())
+    return f"{size / 1e6:.1f} MB; open data/report/index.html"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(run_stage("report", body))

@@ -21,7 +21,9 @@ class TopKSAE(Architecture[TopKConfig]):
 
     def setup(self) -> None:
         if self.init.l0_target is None or int(self.init.l0_target) < 1:
-            raise InputError("TopK takes its k from here", where="train.l0_target", found=self.init.l0_target, expected="1 or more")
+            raise InputError(
+                "TopK takes its k from here", where="train.l0_target", found=self.init.l0_target, expected="1 or more"
+            )
         self.init._decoder.add_wrapper(ft.NormFeatures)
         self.init._decoder.add_wrapper(ft.OrthogonalizeFeatureGrads)
 

@@ -1,5 +1,6 @@
 """The codes type: what an encoder returns and a decoder takes."""
 
 from sae.codes.codes import Codes, DenseCodes, as_codes
+from sae.codes.sparse import SparseCodes
 
-__all__ = ["Codes", "DenseCodes", "as_codes"]
+__all__ = ["Codes", "DenseCodes", "SparseCodes", "as_codes"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sae.codes import SparseCodes
 from sae.core import Cache, Module
 
 
@@ -20,6 +21,6 @@ class TopK(Module):
         super().__init__()
         self.k = k
 
-    def forward(self, preacts_BF: Tensor, *, cache: Cache) -> Tensor:
-        values_BK, latents_BK = preacts_BF.relu().topk(min(self.k, preacts_BF.shape[-1]), dim=-1, sorted=False)
-        return preacts_BF.new_zeros(preacts_BF.shape).scatter(-1, latents_BK, values_BK)
+    def forward(self, preacts_BF: Tensor, *, cache: Cache) -> SparseCodes:
+        values_BK, latents_BK = preacts_BF.topk(min(self.k, preacts_BF.shape[-1]), dim=-1, sorted=False)
+        return SparseCodes(values_BK.relu(), latents_BK, preacts_BF.shape[-1])

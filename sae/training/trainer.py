@@ -32,9 +32,7 @@ class TrainConfig(SweepableConfig):
     lr: float = Field(default=1.0e-3, gt=0, description="Learning rate of Adam on the plateau of the schedule.")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Adam's decay rates.")
     l0_target: float | None = Field(default=16, gt=0, description="Mean number of active latents of a token to come to.")
-    coefficients: dict[str, float] = Field(
-        default={}, description="Weights of the losses; 1 unless given."
-    )
+    coefficients: dict[str, float] = Field(default={}, description="Weights of the losses; 1 unless given.")
     l0_targeting: L0TargetingConfig = L0TargetingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     normalize: Literal["none", "sqrt_d"] = Field(default="sqrt_d", description="Scale activations to a mean norm of √d_in.")

@@ -66,7 +66,11 @@ def declared_files(stage: str) -> set[str]:
         path = ROOT / dep
         if not dep.startswith("data/"):
             assert path.exists(), f"{stage} depends on {dep}, which is not there"
-            files |= {str(p.relative_to(ROOT)) for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"} if path.is_dir() else {dep}
+            files |= (
+                {str(p.relative_to(ROOT)) for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+                if path.is_dir()
+                else {dep}
+            )
     return files
 
 
@@ -107,6 +111,11 @@ def test_only_what_costs_nothing_runs_always() -> None:
 def test_training_imports_no_language_model_library() -> None:
     check = "import sys, pipeline.stages.train; print(sorted({'transformers', 'datasets', 'prefect'} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", check], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", check],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "[]"
