@@ -26,8 +26,19 @@ class Axis:
 
     def ticks(self, at_most: int = 6) -> list[tuple[float, str]]:
         """Round values inside the scale, each as its place and label."""
-        values = _log_ticks(self.low, self.high, at_most) if self.log else _linear_ticks(self.low, self.high, at_most)
-        return [(self.at(value), tick(value)) for value in values]
+        return [(self.at(value), tick(value)) for value in self.round_values(at_most)]
+
+    def round_values(self, at_most: int = 6) -> list[float]:
+        """The values that `ticks` marks."""
+        return (_log_ticks if self.log else _linear_ticks)(self.low, self.high, at_most)
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A value worth a line of its own across the chart, such as a target."""
+
+    value: float
+    label: str
 
 
 def value_axis(values: Iterable[float], log: bool) -> Axis:

@@ -9,27 +9,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from pipeline.report.axis import Axis, count_axis, value_axis
-from pipeline.report.curves import finite_points, kind_of, segments, wants_log
-from pipeline.report.data import Curve, Histogram
+from pipeline.report.axis import Axis, Marker, count_axis
+from pipeline.report.curves import curve_axis, finite_points, kind_of, segments, step_axis
+from pipeline.report.data import Curve
 from pipeline.report.formats import number, percent, power_of_ten
+from pipeline.report.histogram import Histogram
 from pipeline.report.markup import Child, Html, el
 
 _SIZE = 1000  # units of the drawing in both directions; the page gives it its shape
-_NEVER_WIDTH = 0.07  # of a histogram's width, for the bar of what never fires
-_NEVER_GAP = 0.05
+_NEVER_WIDTH = 0.08  # of a histogram's width, for the bar of what never fires
+_NEVER_GAP = 0.1  # on a phone, "never" and the label after it need this much
 
 Ticks = Sequence[tuple[float, str]]
-
-
-@dataclass(frozen=True)
-class Marker:
-    """A value worth a line of its own, such as a target."""
-
-    value: float
-    label: str
 
 
 def curve_chart(curve: Curve, marker: Marker | None = None) -> Html:
@@ -42,9 +34,8 @@ def curve_chart(curve: Curve, marker: Marker | None = None) -> Html:
     )
     if not points:
         return el("figure", head, el("p", "No finite value was logged.", class_="empty"), class_="chart", data_curve=curve.name)
-    log = wants_log(curve)
-    y_axis = value_axis([value for _, value in points] + ([marker.value] if marker else []), log)
-    x_axis = _step_axis(curve.steps)
+    y_axis = curve_axis(curve, marker)
+    x_axis = step_axis(curve)
     drawn = segments(curve)
     lines = [
         el(
@@ -63,7 +54,7 @@ def curve_chart(curve: Curve, marker: Marker | None = None) -> Html:
         f"lowest {number(min(values))}, highest {number(max(values))}"
     )
     plot = _plot([marks, *lines], x_axis.ticks(5), y_axis.ticks(5), hover, summary, notes)
-    x_title = el("p", "step" + (" · logarithmic scale" if log else ""), class_="x-title")
+    x_title = el("p", "step" + (" · logarithmic scale" if y_axis.log else ""), class_="x-title")
     return el("figure", head, plot, x_title, class_="chart", data_curve=curve.name)
 
 
@@ -77,7 +68,7 @@ def frequency_chart(histogram: Histogram, never: int) -> Html:
 
     bars = [
         (place(low), place(high), count, f"{number(count)} latents fire on {percent(10**low)} to {percent(10**high)} of tokens")
-        for low, high, count in zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=False)
+        for low, high, count in histogram.bins()
     ]
     bars.insert(0, (0.0, _NEVER_WIDTH, never, f"{number(never)} latents never fire"))
     exponents = range(math.ceil(axis.low - 1e-9), math.floor(axis.high + 1e-9) + 1)
@@ -87,15 +78,17 @@ def frequency_chart(histogram: Histogram, never: int) -> Html:
 
 
 def l0_chart(histogram: Histogram, mean: float | None) -> Html:
-    """How many tokens have how many active latents, with the mean."""
-    axis = Axis(histogram.edges[0], histogram.edges[-1])
+    """How many tokens have how many active latents, with the mean; a thin tail is told, not drawn."""
+    body, beyond = histogram.without_tail()
+    axis = Axis(body.edges[0], body.edges[-1])
     bars = [
         (axis.at(low), axis.at(high), count, f"{number(count)} tokens with {_between(low, high)} active latents")
-        for low, high, count in zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=False)
+        for low, high, count in body.bins()
     ]
     marker = Marker(mean, f"mean {number(mean)}") if mean is not None and axis.low <= mean <= axis.high else None
     summary = f"{number(histogram.total)} tokens by their number of active latents; the mean is {number(mean)}"
-    return _bar_figure(bars, axis.ticks(7), summary, "active latents on a token", "tokens", x_marker=marker, x_axis=axis)
+    more = f" · {number(beyond)} tokens have more than {number(math.floor(axis.high))}" if beyond else ""
+    return _bar_figure(bars, axis.ticks(7), summary, "active latents on a token" + more, "tokens", x_marker=marker, x_axis=axis)
 
 
 def comparison(rows: Sequence[tuple[str, float, str]], full: float) -> Html:
@@ -137,10 +130,8 @@ def _bar_figure(
     notes = Html()
     if x_marker is not None and x_axis is not None:
         place = x_axis.at(x_marker.value)
-        drawn.append(_line(place, 0, place, 1, "marker"))
-        notes = el(
-            "span", x_marker.label, class_="note at-top" + (" flip" if place > 0.7 else ""), style=f"left:{100 * place:.2f}%"
-        )
+        drawn += [_line(place, 0, place, 1, "halo"), _line(place, 0, place, 1, "marker")]
+        notes = el("span", x_marker.label, class_="note at-top", style=f"left:{100 * place:.2f}%")
     hover = [((left + right) / 2, y_axis.at(count), text) for left, right, count, text in bars]
     plot = _plot(drawn, x_ticks, y_axis.ticks(5), hover, summary, notes)
     return el("figure", el("p", y_title, class_="y-title"), plot, el("p", x_title, class_="x-title"), class_="chart wide")
@@ -188,13 +179,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(steps if len(steps) > 1 else steps * 2)  # a path of one point is drawn as a dot, by its round ends
 
 
-def _step_axis(steps: Sequence[float]) -> Axis:
-    low, high = min(steps), max(steps)
-    return Axis(min(low, 0.0), high) if high > 0 else Axis(low - 1, high + 1)
-
-
 def _between(low: float, high: float) -> str:
-    # Bins of whole numbers have edges at the numbers or half-way between them; either way a bin of width one is one number.
-    if high - low == 1:
-        return number(math.ceil(low))
-    return f"{number(low)} to {number(high)}"
+    """The whole numbers from `low` up to, not including, `high`."""
+    first, last = math.ceil(low), math.ceil(high) - 1
+    return number(first) if first >= last else f"{number(first)} to {number(last)}"

@@ -15,5 +15,5 @@ class ReportConfig(SweepableConfig):
         examples: how many examples of a latent are open at once; the others are one click away.
     """
 
-    title: str = Field("Sparse autoencoder", min_length=1)
-    examples: int = Field(4, ge=1)
+    title: str = Field(default="Sparse autoencoder", min_length=1)
+    examples: int = Field(default=4, ge=1)

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.report.data import Curve
+from pipeline.report.axis import Axis, Marker, value_axis
+from pipeline.report.data import Curve, RunData
+from pipeline.report.formats import number
 
 MAIN_CURVES = 6
 _POINTS = 320
@@ -29,7 +31,7 @@ _KINDS = {
     "fvu": CurveKind("FVU", "share of variance left unexplained", 2),
     "dead_latents": CurveKind("Dead latents", "latents that have not fired lately", 3, logarithmic=False),
     "sparsity_coefficient": CurveKind("Sparsity coefficient", "weight of the sparsity penalty", 4),
-    "lr": CurveKind("Learning rate", "of the optimizer", 5, logarithmic=False),
+    "lr": CurveKind("Learning rate", "step size of the optimizer", 5, logarithmic=False),
 }
 _KINDS["learning_rate"] = _KINDS["lr"]
 _UNKNOWN_RANK = 6
@@ -60,6 +62,26 @@ def wants_log(curve: Curve) -> bool:
     if not values or min(values) <= 0 or not kind_of(curve.name).logarithmic:
         return False
     return math.log10(max(values) / min(values)) >= _DECADES_FOR_LOG
+
+
+def step_axis(curve: Curve) -> Axis:
+    """From the start of the training to the last step that was logged."""
+    low, high = min(curve.steps), max(curve.steps)
+    return Axis(min(low, 0.0), high) if high > 0 else Axis(low - 1, high + 1)
+
+
+def curve_axis(curve: Curve, marker: Marker | None) -> Axis:
+    """An axis that holds the values of `curve`, and below `marker` some room for its label."""
+    values = [value for _, value in finite_points(curve)]
+    return value_axis(values if marker is None else [*values, 0.5 * marker.value], wants_log(curve))
+
+
+def target_of(curve: Curve, run: RunData) -> Marker | None:
+    """What the training steered `curve` to: there is such a value for L0 alone."""
+    target = run.l0_target
+    if target is None or target <= 0 or curve.name.rpartition("/")[2] != "l0":
+        return None
+    return Marker(target, f"target {number(target)}")
 
 
 def segments(curve: Curve) -> list[list[tuple[float, float]]]:

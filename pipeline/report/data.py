@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.report.histogram import Histogram
 from sae.config import InputError
 
 PARAMS = "params.yaml"
@@ -35,36 +36,6 @@ class _Record(BaseModel):
     """Part of a file; a later version of it may hold more than is read here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Histogram(_Record):
-    """Counts between edges, one edge more than counts."""
-
-    edges: tuple[float, ...]
-    counts: tuple[float, ...]
-
-    @model_validator(mode="after")
-    def _edges_fit(self) -> Self:
-        if not self.counts or len(self.edges) != len(self.counts) + 1:
-            raise ValueError(f"a histogram has one edge more than counts, and these are {len(self.edges)} and {len(self.counts)}")
-        if any(not low < high for low, high in zip(self.edges, self.edges[1:], strict=False)):
-            raise ValueError("the edges of a histogram rise")
-        return self
-
-    @property
-    def total(self) -> float:
-        return sum(self.counts)
-
-    def quantile(self, share: float) -> float:
-        """Where `share` of what was counted lies below, each bin taken as evenly filled; NaN if nothing was counted."""
-        left = share * self.total
-        if not left > 0:
-            return math.nan
-        for low, high, count in zip(self.edges, self.edges[1:], self.counts, strict=False):
-            if count >= left:
-                return low + (high - low) * left / count
-            left -= count
-        return self.edges[-1]
 
 
 class Example(_Record):
@@ -173,7 +144,7 @@ def read_run(root: Path) -> RunData:
         evaluation=_flatten(_mapping(_json(root, EVALUATION_METRICS), EVALUATION_METRICS)),
         frequency=_validated(Histogram, frequency, HISTOGRAMS),
         never=histograms.frequency.never,
-        l0=histograms.l0,
+        l0=histograms.l0.of_whole_numbers(),
         latents=_validated(tuple[Latent, ...], _json(root, LATENTS), LATENTS),
     )
 

@@ -35,14 +35,14 @@ def number(value: float | None, digits: int = 3) -> str:
 def percent(share: float | None) -> str:
     """A share of one as a percentage.
 
-    >>> percent(0.9796), percent(0.00031), percent(1.0)
-    ('98.0 %', '0.031 %', '100 %')
+    >>> percent(0.9796), percent(0.00031), percent(0.1)
+    ('98.0 %', '0.031 %', '10 %')
     """
     if share is None or not math.isfinite(share):
         return number(share)
     value = 100 * share
-    if value in (0, 100):
-        return f"{value:.0f} %"
+    if abs(value - round(value)) < 1e-9:
+        return f"{round(value)} %".replace("-", "−")
     if abs(value) >= 1:
         return f"{value:.1f} %".replace("-", "−")
     return f"{number(value, 2)} %"

@@ -6,7 +6,7 @@ import math
 
 from pipeline.report.chart import comparison
 from pipeline.report.data import RunData, as_number
-from pipeline.report.formats import number, percent
+from pipeline.report.formats import number, percent, tick
 from pipeline.report.markup import Child, Html, el, join
 
 
@@ -75,9 +75,13 @@ def _fvu(run: RunData) -> Html:
     formula = el("span", "Σ‖x − x̂‖² / Σ‖x − x̄‖²", class_="formula")
     rows = [("SAE", fvu, "")] if fvu is not None else []
     if pca is not None:
-        rows.append((f"PCA, {number(run.metric('pca.components'))} components", pca, "baseline"))
+        rows.append((f"PCA, k = {number(run.metric('pca.components'))}", pca, "baseline"))
     bars = comparison(rows, full=max([1.0, *(value for _, value, _ in rows if math.isfinite(value))]))
-    definition = join("Fraction of variance unexplained: ", formula, " over all held-out tokens. Less is better.")
+    definition = join(
+        "Fraction of variance unexplained: ",
+        formula,
+        " over all held-out tokens. Less is better; PCA with k components is the baseline.",
+    )
     return _figure("FVU", number(fvu), definition, bars, class_="broad")
 
 
@@ -108,4 +112,6 @@ def _dead(run: RunData) -> Html:
 def _tokens(run: RunData) -> Html:
     cosine = run.metric("cosine")
     aside = el("p", f"cosine {number(cosine)}", class_="aside", title="mean cosine of x and x̂") if cosine is not None else Html()
-    return _figure("Tokens", number(run.metric("tokens")), "Held-out tokens that all these figures were measured on.", aside)
+    tokens = run.metric("tokens")
+    short = tick(tokens) if tokens is not None and tokens >= 1e6 else number(tokens)
+    return _figure("Tokens", short, "Held-out tokens that all these figures were measured on.", aside)

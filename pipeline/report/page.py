@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
 
-from pipeline.report.chart import Marker, curve_chart, frequency_chart, l0_chart
+from pipeline.report.chart import curve_chart, frequency_chart, l0_chart
 from pipeline.report.config import ReportConfig
-from pipeline.report.curves import MAIN_CURVES, in_order
+from pipeline.report.curves import MAIN_CURVES, in_order, target_of
 from pipeline.report.data import RunData
 from pipeline.report.formats import number, percent
 from pipeline.report.headline import figures, subtitle, verdict
@@ -62,10 +62,7 @@ def _training(run: RunData) -> Html:
     curves = in_order(run.curves)
     if not curves:
         return el("p", "This run logged no curves with DVCLive.", class_="empty")
-    charts = []
-    for curve in curves:
-        aims_at = run.l0_target if curve.name.rpartition("/")[2] == "l0" else None
-        charts.append(curve_chart(curve, Marker(aims_at, f"target {number(aims_at)}") if aims_at else None))
+    charts = [curve_chart(curve, target_of(curve, run)) for curve in curves]
     parts = [el("div", charts[:MAIN_CURVES], class_="charts")]
     if more := charts[MAIN_CURVES:]:
         summary = el("summary", f"{len(more)} more curve{'s' if len(more) > 1 else ''}")
@@ -91,7 +88,7 @@ def _frequency_note(run: RunData) -> Html:
     histogram = run.frequency
     if not histogram.total:
         return join(f"No latent fires; {number(run.never)} never do.")
-    dense = sum(count for low, count in zip(histogram.edges, histogram.counts, strict=False) if low >= _DENSE - 1e-9)
+    dense = sum(count for low, _, count in histogram.bins() if low >= _DENSE - 1e-9)
     return join(
         "The median latent fires on about ",
         el("strong", percent(10 ** histogram.quantile(0.5))),

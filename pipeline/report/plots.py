@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import NullLocator
 
+from pipeline.report.axis import Axis, count_axis
 from pipeline.report.config import ReportConfig
-from pipeline.report.curves import MAIN_CURVES, finite_points, in_order, kind_of, wants_log
+from pipeline.report.curves import MAIN_CURVES, curve_axis, finite_points, in_order, kind_of, step_axis, target_of
 from pipeline.report.data import Curve, RunData
-from pipeline.report.formats import number, percent, power_of_ten, tick
+from pipeline.report.formats import number, percent, power_of_ten
+from pipeline.report.histogram import Histogram
 from pipeline.report.markup import printable
 
 _INK, _SOFT, _LINE, _ACCENT, _WARN = "#1d1c1a", "#5e5b55", "#e3e0d9", "#2756c8", "#b23c17"
@@ -54,6 +55,7 @@ _STYLE = {
     "lines.solid_capstyle": "round",
 }
 _DPI = 120
+_DASHES = (0, (4, 3))
 _COLUMNS = 3
 
 
@@ -149,55 +151,61 @@ def _curve(axes: Axes, curve: Curve, run: RunData) -> None:
         return
     steps, values = (list(column) for column in zip(*points, strict=True))
     axes.plot(steps, values, color=_ACCENT, marker="o" if len(points) == 1 else "")
-    if wants_log(curve):
-        axes.set_yscale("log")
-    target = run.l0_target
-    if target is not None and curve.name.rpartition("/")[2] == "l0":
-        axes.axhline(target, color=_WARN, linewidth=1.1, linestyle=(0, (4, 3)))
-        axes.annotate(f"target {number(target)}", (1, target), xycoords=("axes fraction", "data"), xytext=(0, 4),
-                      textcoords="offset points", ha="right", fontsize=9, color=_WARN)  # fmt: skip
-    _label_values(axes)
-    axes.xaxis.set_major_formatter(_ticks)
+    target = target_of(curve, run)
+    if target is not None:
+        axes.axhline(target.value, color=_WARN, linewidth=1.1, linestyle=_DASHES)
+        _note(axes, target.label, ("axes fraction", "data"), (1, target.value), (0, -4), ha="right", va="top")
+    across, up = step_axis(curve), curve_axis(curve, target)
+    axes.set_xlim(across.low, across.high)
+    axes.set_xticks(across.round_values(5), [text for _, text in across.ticks(5)])
+    _scale(axes, up)
 
 
 def _frequency(axes: Axes, run: RunData) -> None:
     edges = run.frequency.edges
-    _bars(axes, edges, run.frequency.counts, _ACCENT)
+    _bars(axes, run.frequency)
     span = edges[-1] - edges[0]
-    never_at = edges[0] - 0.07 * span
+    never_at = edges[0] - 0.09 * span
     axes.bar(never_at, run.never, width=0.05 * span, color=_WARN)
-    exponents = [exponent for exponent in range(math.ceil(edges[0]), math.floor(edges[-1]) + 1)]
+    exponents = list(range(math.ceil(edges[0]), math.floor(edges[-1]) + 1))
+    axes.set_xlim(never_at - 0.04 * span, edges[-1])
     axes.set_xticks([never_at, *exponents], ["never", *map(power_of_ten, exponents)])
-    axes.set_title("How often latents fire")
-    axes.set_xlabel("share of tokens on which a latent fires")
-    axes.set_ylabel("latents")
-    axes.yaxis.set_major_formatter(_ticks)
+    axes.set_title("Latents by how often they fire")
+    axes.set_xlabel("share of tokens")
+    _scale(axes, count_axis([*run.frequency.counts, run.never]))
 
 
 def _l0(axes: Axes, run: RunData) -> None:
-    _bars(axes, run.l0.edges, run.l0.counts, _ACCENT)
+    body, _ = run.l0.without_tail()
+    _bars(axes, body)
     mean = run.metric("l0")
-    if mean is not None and math.isfinite(mean):
-        axes.axvline(mean, color=_WARN, linewidth=1.1, linestyle=(0, (4, 3)))
-        axes.annotate(f"mean {number(mean)}", (mean, 1), xycoords=("data", "axes fraction"), xytext=(5, -10),
-                      textcoords="offset points", fontsize=9, color=_WARN)  # fmt: skip
-    axes.set_title("How many fire at once")
-    axes.set_xlabel("active latents on a token")
-    axes.set_ylabel("tokens")
-    axes.yaxis.set_major_formatter(_ticks)
+    if mean is not None and body.edges[0] <= mean <= body.edges[-1]:
+        axes.axvline(mean, color="white", linewidth=3.5)
+        axes.axvline(mean, color=_WARN, linewidth=1.3, linestyle=_DASHES)
+        _note(axes, f"mean {number(mean)}", ("data", "axes fraction"), (mean, 1), (0, 3), ha="center", va="bottom")
+    across = Axis(body.edges[0], body.edges[-1])
+    axes.set_xlim(across.low, across.high)
+    axes.set_xticks(across.round_values(7), [text for _, text in across.ticks(7)])
+    axes.set_title("Tokens by how many latents are active")
+    axes.set_xlabel("active latents")
+    _scale(axes, count_axis(body.counts))
 
 
-def _bars(axes: Axes, edges: Sequence[float], counts: Sequence[float], color: str) -> None:
-    widths = [high - low for low, high in pairwise(edges)]
-    axes.bar(edges[:-1], counts, width=[0.9 * width for width in widths], align="edge", color=color, linewidth=0)
-    axes.set_ylim(bottom=0)
-    axes.margins(x=0.01)
+def _note(
+    axes: Axes, text: str, units: tuple[str, str], place: tuple[float, float], shift: tuple[float, float], *, ha: str, va: str
+) -> None:
+    axes.annotate(text, place, shift, xycoords=units, textcoords="offset points", ha=ha, va=va, fontsize=9, color=_WARN)
 
 
-def _label_values(axes: Axes) -> None:
-    axes.yaxis.set_major_formatter(_ticks)
-    if axes.get_yscale() == "log":
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+def _bars(axes: Axes, histogram: Histogram) -> None:
+    widths = [0.9 * (high - low) for low, high, _ in histogram.bins()]
+    axes.bar(histogram.edges[:-1], histogram.counts, width=widths, align="edge", color=_ACCENT, linewidth=0)
 
 
-_ticks = FuncFormatter(lambda value, _: tick(round(value, 12)))
+def _scale(axes: Axes, scale: Axis) -> None:
+    """Scale and labels of the values, as the page has them."""
+    if scale.log:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(scale.low, scale.high)
+    axes.set_yticks(scale.round_values(5), [text for _, text in scale.ticks(5)])

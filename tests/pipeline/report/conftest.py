@@ -99,10 +99,10 @@ def histograms(draw: random.Random) -> dict[str, Any]:
 def latents(draw: random.Random, number: int = 20, examples: int = 8, length: int = 25) -> list[dict[str, Any]]:
     source = textwrap.dedent(inspect.getsource(json.decoder))
     words = re.findall(r"\n[ ]*| ?\w{1,6}|[^\w\n]", source)
-    found = []
+    found: list[dict[str, Any]] = []
     for index in range(number):
         strongest = round(draw.uniform(3, 12), 4)
-        shown = []
+        shown: list[dict[str, Any]] = []
         for rank in range(examples):
             start = draw.randrange(len(words) - length)
             tokens = words[start : start + length]
