@@ -73,7 +73,7 @@ def frequency_chart(histogram: Histogram, never: int) -> Html:
     bars.insert(0, (0.0, _NEVER_WIDTH, never, f"{number(never)} latents never fire"))
     exponents = range(math.ceil(axis.low - 1e-9), math.floor(axis.high + 1e-9) + 1)
     ticks = [(_NEVER_WIDTH / 2, "never"), *((place(exponent), power_of_ten(exponent)) for exponent in exponents)]
-    summary = f"{number(histogram.total + never)} latents by the share of tokens they fire on; {number(never)} never fire"
+    summary = f"{number(histogram.total + never)} latents in all, by the share of tokens they fire on; {number(never)} never fire"
     return _bar_figure(bars, ticks, summary, "share of tokens on which a latent fires", "latents", first="never")
 
 

@@ -32,6 +32,16 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
+def precise(value: float) -> str:
+    """`value` to six digits, less the zeros that say nothing.
+
+    >>> precise(0.3127), precise(2999.0), precise(15.25)
+    ('0.3127', '2,999', '15.25')
+    """
+    text = number(value, 6)
+    return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
+
+
 def percent(share: float | None) -> str:
     """A share of one as a percentage.
 

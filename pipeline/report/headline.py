@@ -32,7 +32,7 @@ def verdict(run: RunData) -> Html:
     """The evaluation in plain words; what was not measured is not spoken of."""
     tokens, l0, fvu = run.metric("tokens"), run.metric("l0"), run.metric("fvu")
     sentences: list[Child] = []
-    if l0 is not None:
+    if l0 is not None and math.isfinite(l0):
         latents = as_number(run.sae.get("d_sae"))
         where = f"On {number(tokens)} held-out tokens, " if tokens is not None else "On held-out tokens, "
         among = f" of {number(latents)}" if latents is not None else ""
@@ -44,7 +44,7 @@ def verdict(run: RunData) -> Html:
             sentences.append(f", where PCA with {number(components)} components explains {percent(1 - pca)}")
         sentences.append(". ")
     original, spliced = run.metric("loss.original"), run.metric("loss.spliced")
-    if original is not None and spliced is not None:
+    if original is not None and spliced is not None and math.isfinite(original + spliced):
         change = f"{number(original)} to {number(spliced)}"
         sentences += [
             "With their reconstruction in its place, the language model’s loss goes from ",
@@ -72,7 +72,7 @@ def _l0(run: RunData) -> Html:
 
 def _fvu(run: RunData) -> Html:
     fvu, pca = run.metric("fvu"), run.metric("pca.fvu")
-    formula = el("span", "Σ‖x − x̂‖² / Σ‖x − x̄‖²", class_="formula")
+    formula = el("span", "Σ‖x − x̂‖² / Σ‖x − x̄‖²", class_="formula whole")
     rows = [("SAE", fvu, "")] if fvu is not None else []
     if pca is not None:
         rows.append((f"PCA, k = {number(run.metric('pca.components'))}", pca, "baseline"))

@@ -59,10 +59,11 @@ for (const plot of document.querySelectorAll(".plot")) {
   plot.addEventListener("pointerleave", leave);
   plot.addEventListener("blur", leave);
   plot.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -xs.length, End: xs.length }[event.key];
-    if (step === undefined) return;
+    const step = cursor.hidden ? 0 : 1; // the first arrow shows where the cursor is
+    const next = { ArrowLeft: at - step, ArrowRight: at + step, Home: 0, End: xs.length - 1 }[event.key];
+    if (next === undefined) return;
     event.preventDefault();
-    select(cursor.hidden ? at : at + step);
+    select(next);
   });
 }
 

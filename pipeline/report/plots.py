@@ -154,7 +154,10 @@ def _curve(axes: Axes, curve: Curve, run: RunData) -> None:
     target = target_of(curve, run)
     if target is not None:
         axes.axhline(target.value, color=_WARN, linewidth=1.1, linestyle=_DASHES)
-        _note(axes, target.label, ("axes fraction", "data"), (1, target.value), (0, -4), ha="right", va="top")
+        place = ("axes fraction", "data")
+        axes.annotate(
+            target.label, (1, target.value), (0, -4), place, "offset points", ha="right", va="top", fontsize=9, color=_WARN
+        )
     across, up = step_axis(curve), curve_axis(curve, target)
     axes.set_xlim(across.low, across.high)
     axes.set_xticks(across.round_values(5), [text for _, text in across.ticks(5)])
@@ -182,19 +185,13 @@ def _l0(axes: Axes, run: RunData) -> None:
     if mean is not None and body.edges[0] <= mean <= body.edges[-1]:
         axes.axvline(mean, color="white", linewidth=3.5)
         axes.axvline(mean, color=_WARN, linewidth=1.3, linestyle=_DASHES)
-        _note(axes, f"mean {number(mean)}", ("data", "axes fraction"), (mean, 1), (0, 3), ha="center", va="bottom")
+        axes.set_title(f"mean {number(mean)}", loc="right", color=_WARN, fontsize=9, fontweight="normal")
     across = Axis(body.edges[0], body.edges[-1])
     axes.set_xlim(across.low, across.high)
     axes.set_xticks(across.round_values(7), [text for _, text in across.ticks(7)])
     axes.set_title("Tokens by how many latents are active")
     axes.set_xlabel("active latents")
     _scale(axes, count_axis(body.counts))
-
-
-def _note(
-    axes: Axes, text: str, units: tuple[str, str], place: tuple[float, float], shift: tuple[float, float], *, ha: str, va: str
-) -> None:
-    axes.annotate(text, place, shift, xycoords=units, textcoords="offset points", ha=ha, va=va, fontsize=9, color=_WARN)
 
 
 def _bars(axes: Axes, histogram: Histogram) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.report.data import RunData, as_number
-from pipeline.report.formats import number, plain
+from pipeline.report.formats import plain, precise
 from pipeline.report.markup import Child, Html, el
 
 _CHAIN = ("subject", "tokens", "activations")  # each is made from the one before; the SAE comes last
@@ -79,7 +79,7 @@ def _metric_table(title: str, metrics: Mapping[str, Any]) -> Html:
         prefix, dot, last = name.rpartition(".")
         label = [el("span", prefix + dot, class_="prefix"), last] if prefix else [last]
         size = as_number(value)
-        shown = number(size, 6) if size is not None else _leaf(value)
+        shown = precise(size) if size is not None else _leaf(value)
         rows.append(el("tr", el("th", label, scope="row"), el("td", shown, title=plain(value), data_metric=name)))
     body = el("table", el("tbody", rows)) if rows else el("p", "Nothing was written.", class_="empty")
     return el("section", el("h3", title), body, class_="card")

@@ -119,6 +119,7 @@ def latents(draw: random.Random, number: int = 20, examples: int = 8, length: in
     nasty["tokens"] = NASTY_TOKENS
     nasty["activations"] = [float(index) / 2 for index in range(len(NASTY_TOKENS))]
     nasty["activations"][3] = math.nan
+    found[0]["max_activation"] = max(found[0]["max_activation"], nasty["activations"][-1])
     nasty["peak"] = len(NASTY_TOKENS) - 1
     return found
 
