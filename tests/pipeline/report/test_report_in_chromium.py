@@ -141,12 +141,12 @@ class Browser:
         return [json.dumps(event) for event in self.events if event.get("method") in kinds]
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.fail("this test needs Chromium: apt-get install chromium, or brew install --cask chromium")
-    with Browser(program, tmp_path / "profile") as opened:
+    with Browser(program, tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 
 

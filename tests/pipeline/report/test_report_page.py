@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.report import formats
+from pipeline.report import formats, page
 from pipeline.report.build import build
 from pipeline.report.config import ReportConfig
-from pipeline.report.data import CURVES, EVALUATION_METRICS, LATENTS
+from pipeline.report.data import CURVES, EVALUATION_METRICS, LATENTS, read_run
 from pipeline.report.latents import LEVELS, shade
 from pipeline.report.markup import Html, el, printable
 
@@ -78,14 +78,11 @@ Render = Callable[..., str]
 
 
 @pytest.fixture
-def render(run_root: Path, tmp_path: Path) -> Render:
+def render(run_root: Path) -> Render:
     """The text of the page for the run as it is on disk now."""
 
     def rendered(**options: Any) -> str:
-        out = tmp_path / "report"
-        out.mkdir(exist_ok=True)
-        build(run_root, out, ReportConfig(**options))
-        return (out / "index.html").read_text(encoding="utf-8")
+        return page.render(read_run(run_root), ReportConfig(**options)).encode().decode()
 
     return rendered
 
@@ -121,9 +118,9 @@ def test_headline_figures_come_with_baseline_and_definition(render: Render) -> N
 
 
 def test_tokens_are_complete_and_escaped(render: Render, run_root: Path) -> None:
-    page = Page(render())
+    parsed = Page(render())
     examples = [example for latent in stored_latents(run_root) for example in latent["examples"]]
-    shown = page.tokens()
+    shown = parsed.tokens()
     assert len(shown) == len(examples) == 160
     for example, tokens in zip(examples, shown, strict=True):
         assert [text for text, _ in tokens] == [printable(token) for token in example["tokens"]]
@@ -132,9 +129,9 @@ def test_tokens_are_complete_and_escaped(render: Render, run_root: Path) -> None
 
 
 def test_token_carries_shade_and_value(render: Render, run_root: Path) -> None:
-    page = Page(render())
+    parsed = Page(render())
     latents = stored_latents(run_root)
-    first = page.tokens()[0]
+    first = parsed.tokens()[0]
     for (_, attributes), activation in zip(first, latents[0]["examples"][0]["activations"], strict=True):
         level = shade(activation, latents[0]["max_activation"])
         assert (f"a{level}" in (attributes.get("class") or "").split()) == (level > 0)
@@ -164,12 +161,12 @@ def test_page_refers_to_nothing_outside(render: Render) -> None:
 
 
 def test_page_has_one_title_and_headings_in_order(render: Render) -> None:
-    page = Page(render(title="Mine & <yours>"))
-    assert [text for _, text in page.find("h1")] == ["Mine & <yours>"]
-    assert next(text for _, text in page.find("title")) == "Mine & <yours>"
-    assert [text for _, text in page.find("h2")] == ["Quality", "Training", "Activity", "Latents", "Parameters", "Lineage"]
-    anchors = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
-    assert {(attributes["href"] or "")[1:] for attributes, _ in page.find("a")} <= anchors
+    parsed = Page(render(title="Mine & <yours>"))
+    assert [text for _, text in parsed.find("h1")] == ["Mine & <yours>"]
+    assert next(text for _, text in parsed.find("title")) == "Mine & <yours>"
+    assert [text for _, text in parsed.find("h2")] == ["Quality", "Training", "Activity", "Latents", "Parameters", "Lineage"]
+    anchors = {attributes["id"] for _, attributes in parsed.elements if "id" in attributes}
+    assert {(attributes["href"] or "")[1:] for attributes, _ in parsed.find("a")} <= anchors
 
 
 def test_each_chart_tells_its_values_without_a_picture(render: Render) -> None:
@@ -190,8 +187,8 @@ def test_curves_are_drawn_apart_where_a_value_is_not_finite(render: Render) -> N
 
 
 def test_parameters_and_lineage_are_shown_as_they_are(render: Render) -> None:
-    page = Page(render())
-    rows = [text for attributes, text in page.find("div") if not attributes]
+    parsed = Page(render())
+    rows = [text for attributes, text in parsed.find("div") if not attributes]
     assert "lr0.0003" in rows
     assert "held_out0.1" in rows
     assert "revisionnull" in rows
@@ -203,8 +200,8 @@ def test_parameters_and_lineage_are_shown_as_they_are(render: Render) -> None:
 
 def test_number_of_open_examples_follows_the_config(render: Render) -> None:
     for examples, summary in ((1, "7 more examples"), (7, "1 more example")):
-        page = Page(render(examples=examples))
-        assert [text for _, text in page.find("summary")].count(summary) == 20
+        parsed = Page(render(examples=examples))
+        assert [text for _, text in parsed.find("summary")].count(summary) == 20
     assert not any("more example" in text for _, text in Page(render(examples=8)).find("summary"))
 
 
