@@ -26,6 +26,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("this file is missing", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"this file is not UTF-8 text: {error}", where=str(path)) from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark is not None else ""

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.report.histogram import Histogram
+from pipeline.sections import PARAMS_FILE, read_yaml
 from sae.config import InputError
 
-PARAMS = "params.yaml"
 SAE_CONFIG = "data/sae/config.json"
 TRAINING_METRICS = "data/train/metrics.json"
 CURVES = "data/train/plots/metrics"
@@ -133,13 +131,15 @@ def read_run(root: Path) -> RunData:
     Raises:
         InputError: a file is missing, or does not hold what its stage writes.
     """
-    params = _mapping(_yaml(root, PARAMS), PARAMS)
+    params = read_yaml(root / PARAMS_FILE)
     histograms = _validated(_Histograms, _json(root, HISTOGRAMS), HISTOGRAMS)
+    # A run may log elsewhere than with DVCLive, and then leaves neither curves nor final numbers here: a choice, not a fault.
+    logged = (root / TRAINING_METRICS).exists() or (root / CURVES).exists()
     frequency = {"edges": histograms.frequency.log10_edges, "counts": histograms.frequency.counts}
     return RunData(
         params={name: section for name, section in params.items() if name not in SECTIONS_LEFT_OUT},
         sae=_mapping(_json(root, SAE_CONFIG), SAE_CONFIG),
-        training=_flatten(_mapping(_json(root, TRAINING_METRICS), TRAINING_METRICS)),
+        training=_flatten(_mapping(_json(root, TRAINING_METRICS), TRAINING_METRICS)) if logged else {},
         curves=_read_curves(root),
         evaluation=_flatten(_mapping(_json(root, EVALUATION_METRICS), EVALUATION_METRICS)),
         frequency=_validated(Histogram, frequency, HISTOGRAMS),
@@ -160,7 +160,6 @@ def as_number(value: object) -> float | None:
 
 
 def _read_curves(root: Path) -> tuple[Curve, ...]:
-    # The folder is absent where the run logged elsewhere than with DVCLive: that is a choice, not a fault.
     folder = root / CURVES
     files = sorted(folder.rglob("*.tsv"), key=lambda file: file.relative_to(folder).parts)
     return tuple(_read_curve(root, file, file.relative_to(folder).with_suffix("").as_posix()) for file in files)
@@ -219,13 +218,6 @@ def _json(root: Path, where: str) -> object:
         return json.loads(_text(root, where))
     except json.JSONDecodeError as error:
         raise InputError(f"this file is not whole JSON: {error}", where=where) from None
-
-
-def _yaml(root: Path, where: str) -> object:
-    try:
-        return YAML(typ="safe", pure=True).load(_text(root, where))  # pure: the C parser knows only YAML 1.1
-    except YAMLError as error:
-        raise InputError(f"this file is not valid YAML: {error}", where=where) from None
 
 
 def _text(root: Path, where: str) -> str:
