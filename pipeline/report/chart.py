@@ -20,6 +20,7 @@ from pipeline.report.markup import Child, Html, el
 _SIZE = 1000  # units of the drawing in both directions; the page gives it its shape
 _NEVER_WIDTH = 0.08  # of a histogram's width, for the bar of what never fires
 _NEVER_GAP = 0.1  # on a phone, "never" and the label after it need this much
+_LEAST_HEIGHT = 8  # of a bar that counts anything: one latent of thousands is to be seen
 
 Ticks = Sequence[tuple[float, str]]
 
@@ -114,7 +115,7 @@ def _bar_figure(
     y_axis = count_axis(count for _, _, count, _ in bars)
     drawn: list[Child] = []
     for index, (left, right, count, text) in enumerate(bars):
-        height = _SIZE * y_axis.at(count)
+        height = max(_SIZE * y_axis.at(count), _LEAST_HEIGHT if count > 0 else 0)
         gap = 0.1 * (right - left)
         drawn.append(
             el(
@@ -130,8 +131,9 @@ def _bar_figure(
     notes = Html()
     if x_marker is not None and x_axis is not None:
         place = x_axis.at(x_marker.value)
-        drawn += [_line(place, 0, place, 1, "halo"), _line(place, 0, place, 1, "marker")]
-        notes = el("span", x_marker.label, class_="note at-top", style=f"left:{100 * place:.2f}%")
+        notes = el(
+            "span", x_marker.label, class_="note at-top" + (" end" if place > 0.85 else ""), style=f"left:{100 * place:.2f}%"
+        )
     hover = [((left + right) / 2, y_axis.at(count), text) for left, right, count, text in bars]
     plot = _plot(drawn, x_ticks, y_axis.ticks(5), hover, summary, notes)
     return el("figure", el("p", y_title, class_="y-title"), plot, el("p", x_title, class_="x-title"), class_="chart wide")

@@ -71,9 +71,9 @@ def step_axis(curve: Curve) -> Axis:
 
 
 def curve_axis(curve: Curve, marker: Marker | None) -> Axis:
-    """An axis that holds the values of `curve`, and below `marker` some room for its label."""
+    """An axis that holds the values of `curve`, with `marker` well inside, so that its label has room."""
     values = [value for _, value in finite_points(curve)]
-    return value_axis(values if marker is None else [*values, 0.5 * marker.value], wants_log(curve))
+    return value_axis(values if marker is None else [*values, 0.5 * marker.value, 1.2 * marker.value], wants_log(curve))
 
 
 def target_of(curve: Curve, run: RunData) -> Marker | None:

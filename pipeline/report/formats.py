@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 NOT_FINITE = "not finite"
+_PERCENT = "\N{NO-BREAK SPACE}%"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
@@ -43,19 +44,19 @@ def precise(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share of one as a percentage.
+    r"""A share of one as a percentage; the sign stays with its number at the end of a line.
 
     >>> percent(0.9796), percent(0.00031), percent(0.1)
-    ('98.0 %', '0.031 %', '10 %')
+    ('98.0\xa0%', '0.031\xa0%', '10\xa0%')
     """
     if share is None or not math.isfinite(share):
         return number(share)
     value = 100 * share
     if abs(value - round(value)) < 1e-9:
-        return f"{round(value)} %".replace("-", "−")
+        return f"{round(value)}{_PERCENT}".replace("-", "−")
     if abs(value) >= 1:
-        return f"{value:.1f} %".replace("-", "−")
-    return f"{number(value, 2)} %"
+        return f"{value:.1f}{_PERCENT}".replace("-", "−")
+    return number(value, 2) + _PERCENT
 
 
 def tick(value: float) -> str:

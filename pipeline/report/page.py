@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
@@ -99,6 +100,9 @@ def _frequency_note(run: RunData) -> Html:
 def _l0_note(run: RunData) -> Html:
     if not run.l0.total:
         return join("No token was counted.")
+    filled = [(low, high) for low, high, count in run.l0.bins() if count]
+    if len(filled) == 1 and filled[0][1] - filled[0][0] <= 1:
+        return join("Every token has exactly ", el("strong", number(math.ceil(filled[0][0]))), " active latents.")
     low, middle, high = (number(round(run.l0.quantile(share))) for share in (0.05, 0.5, 0.95))
     return join("Half of the tokens have at most ", el("strong", middle), f" active latents; nine in ten have {low} to {high}.")
 

@@ -183,8 +183,7 @@ def _l0(axes: Axes, run: RunData) -> None:
     _bars(axes, body)
     mean = run.metric("l0")
     if mean is not None and body.edges[0] <= mean <= body.edges[-1]:
-        axes.axvline(mean, color="white", linewidth=3.5)
-        axes.axvline(mean, color=_WARN, linewidth=1.3, linestyle=_DASHES)
+        axes.plot(mean, 1.03, marker="v", markersize=6, color=_WARN, transform=axes.get_xaxis_transform(), clip_on=False)
         axes.set_title(f"mean {number(mean)}", loc="right", color=_WARN, fontsize=9, fontweight="normal")
     across = Axis(body.edges[0], body.edges[-1])
     axes.set_xlim(across.low, across.high)

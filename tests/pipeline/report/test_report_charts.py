@@ -80,7 +80,7 @@ def test_curve_of_one_point_is_a_dot() -> None:
 def test_frequency_chart_has_a_bar_for_what_never_fires() -> None:
     chart = frequency_chart(Histogram(edges=(-2, -1, 0), counts=(5, 7)), never=3)
     assert "3 latents never fire" in chart
-    assert "5 latents fire on 1 % to 10 % of tokens" in chart
+    assert "5 latents fire on 1\N{NO-BREAK SPACE}% to 10\N{NO-BREAK SPACE}% of tokens" in chart
     assert chart.count("<rect") == 3
 
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline.report import formats, page
 from pipeline.report.build import build
 from pipeline.report.config import ReportConfig
-from pipeline.report.data import CURVES, EVALUATION_METRICS, LATENTS, read_run
+from pipeline.report.data import CURVES, EVALUATION_METRICS, HISTOGRAMS, LATENTS, read_run
 from pipeline.report.latents import LEVELS, shade
 from pipeline.report.markup import Html, el, printable
 
@@ -105,15 +105,15 @@ def test_every_metric_stands_in_the_page(render: Render) -> None:
 
 
 def test_headline_figures_come_with_baseline_and_definition(render: Render) -> None:
-    figures = [re.sub(r"\s+", " ", text) for _, text in Page(render()).find("section", class_="figure")]
+    figures = [text for _, text in Page(render()).find("section", class_="figure")]
     l0, fvu, loss, dead, tokens = figures
     assert l0.startswith("L015.2target 16")
     assert "0.213" in fvu
     assert "PCA, k = 150.450" in fvu
     assert "Σ‖x − x̂‖² / Σ‖x − x̄‖²" in fvu
-    assert "97.9 %96.4 % against mean ablation" in loss
+    assert "97.9\N{NO-BREAK SPACE}%96.4\N{NO-BREAK SPACE}% against mean ablation" in loss
     assert "(ablated − spliced) / (ablated − original)" in loss
-    assert dead.startswith("Dead latents120.78 % of all")
+    assert dead.startswith("Dead latents120.78\N{NO-BREAK SPACE}% of all")
     assert tokens.startswith("Tokens100,000cosine 0.891")
 
 
@@ -226,6 +226,13 @@ def test_run_with_little_measured_still_gives_a_page(render: Render, run_root: P
     Page(text)
     assert "logged no curves" in text
     assert "recorded no latent" in text
+
+
+def test_every_token_with_the_same_l0_is_said_so(render: Render, run_root: Path) -> None:
+    histograms = json.loads((run_root / HISTOGRAMS).read_text())
+    histograms["l0"]["counts"] = [100.0 * (number == 16) for number in range(49)]
+    (run_root / HISTOGRAMS).write_text(json.dumps(histograms))
+    assert "Every token has exactly <strong>16</strong> active latents." in render()
 
 
 def test_markup_escapes_what_is_not_markup() -> None:
