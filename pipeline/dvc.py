@@ -1,0 +1,156 @@
+"""Run one stage through DVC, in a process of its own: its output a line at a time, and what DVC did about it.
+
+Not in this process: DVC's own API writes a stage's output to file descriptor 1, does not tell "ran" from "restored from
+the run cache", and could be stopped only together with us. The command costs about a second per stage.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+
+from pipeline.exits import find_error
+from pipeline.interpreter import STARTED_BY
+from pipeline.process import Process
+from sae.config import Failure
+
+TAIL = 40  # lines of a stage's output that its error keeps
+
+
+class Outcome(Enum):
+    """What DVC did about a stage. The values are the names of the Prefect states."""
+
+    RAN = "Ran"
+    CACHED = "Cached"  # run before with the same inputs: its outputs were restored
+    UNCHANGED = "Unchanged"  # its outputs are there and belong to its inputs
+
+
+class StageFailed(Failure):
+    """A stage did not get to its end.
+
+    Args:
+        stage: its name.
+        message: what went wrong, in the stage's own words where it has some.
+        tail: the last lines that it and DVC printed.
+        status: the exit status of the stage's command; None if DVC failed, not the command.
+        exit_code: 2 if the stage found a user's mistake, else 1.
+    """
+
+    def __init__(self, stage: str, message: str, *, tail: list[str], status: int | None = None, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.tail = tail
+        self.status = status
+        self.exit_code = exit_code
+
+
+def run_stage(root: Path, stage: str, on_line: Callable[[str], None], *, force: bool = False) -> Outcome:
+    """Bring one stage up to date, without those before it.
+
+    However this is left, by an interrupt too, no process of the stage is left running and DVC's locks are free.
+
+    Args:
+        root: the project.
+        stage: a stage of its `dvc.yaml`.
+        on_line: called with every line that the stage and DVC print, in this thread.
+        force: run it even if nothing changed.
+
+    Raises:
+        StageFailed: the stage's command, or DVC, did not succeed.
+    """
+    # --wait-for-lock is about DVC's lock on the repository, which is held for moments: another command may hold it just now.
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage]
+    process = Process(command, cwd=root, env=_environment(root))
+    outcome = None
+    tail: deque[str] = deque(maxlen=TAIL)
+    try:
+        for line in process.lines():
+            outcome = outcome or _outcome(line, stage)
+            tail.append(line)
+            on_line(line)
+        status = process.wait()
+    except BaseException:
+        process.stop()
+        raise
+    if status != 0:
+        raise _failure(stage, list(tail), status)
+    return outcome or Outcome.UNCHANGED
+
+
+def is_chatter(line: str) -> bool:
+    """Whether a line is DVC talking about itself, rather than a stage about its work or DVC about an error."""
+    return _CHATTER.match(line) is not None
+
+
+_CHATTER = re.compile(
+    r"\s*$|Running stage '|> |Stage '.*' (didn't change, skipping|is cached - skipping run)|Data and pipelines are up to date"
+    r"|(Generating|Updating) lock file '|To track the changes with git, run:|\tgit add |To enable auto staging, run:"
+    r"|\tdvc config core\.autostage|Use `dvc push` to send|WARNING: '.*' is empty\.|Verifying outputs in frozen stage"
+    r"|ERROR: failed to reproduce '.*': failed to run: "
+)
+_STAGE_STATUS = re.compile(r"ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
+
+
+def _outcome(line: str, stage: str) -> Outcome | None:
+    if line.startswith(f"Running stage '{stage}'"):
+        return Outcome.RAN
+    if line.startswith(f"Stage '{stage}' is cached"):
+        return Outcome.CACHED
+    if line.startswith(f"Stage '{stage}' didn't change"):
+        return Outcome.UNCHANGED
+    return None
+
+
+def _failure(stage: str, tail: list[str], dvc_status: int) -> StageFailed:
+    """DVC's exit status is 255 whatever happened; what did happen stands in its last lines."""
+    statuses = [int(match[1]) for line in tail if (match := _STAGE_STATUS.match(line))]
+    if not statuses:
+        reasons = [line.removeprefix("ERROR: ") for line in tail if line.startswith("ERROR: ")]
+        reason = "; ".join(reasons) or f"DVC ended with status {dvc_status}"
+        return StageFailed(stage, f"stage {stage!r} could not be run: {reason}", tail=tail)
+    status = statuses[-1]
+    error = find_error(tail)
+    if status == 2 and error is not None:
+        return StageFailed(stage, error, tail=tail, status=status, exit_code=2)
+    how = f"ended with exit status {status}" if status >= 0 else f"was ended by signal {-status}"
+    if status in (-9, 137):
+        how += ", as happens when memory runs out"
+    last = next((line for line in reversed(tail) if not is_chatter(line)), None)
+    detail = error or last
+    return StageFailed(stage, f"stage {stage!r} {how}" + (f": {detail}" if detail else ""), tail=tail, status=status)
+
+
+def _environment(root: Path) -> dict[str, str]:
+    """Ours, so changed that `python` in a stage's command is the interpreter that runs this."""
+    path = [str(_python_folder(root)), os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join(path),
+        STARTED_BY: sys.executable,
+        "PYTHONUNBUFFERED": "1",
+        "DVC_NO_ANALYTICS": "1",
+    }
+
+
+def _python_folder(root: Path) -> Path:
+    """A folder in which `python` is this interpreter.
+
+    The interpreter's own folder is not always one: it may have a `python3` only, or a `python` of another version. A
+    script and not a link, because the interpreter of a virtual environment finds its packages by where it is started from.
+    """
+    folder = root / ".work" / "bin"
+    script = folder / "python"
+    content = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'
+    if not script.is_file() or script.read_text(encoding="utf-8") != content:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f"python.{os.getpid()}"
+        draft.write_text(content, encoding="utf-8")
+        draft.chmod(0o755)
+        draft.replace(script)
+    return folder
