@@ -36,30 +36,30 @@ STARTED_BY = "SAE_INTERPRETER"
 ADVICE = "activate the project's environment (`source .venv/bin/activate`), or use `make run`"
 
 
-def check():
+def check() -> None:
     """Leave with exit status 2 and one message if a command of ours can't run in this interpreter."""
     problem = find_problem()
-    if problem is not None:
-        sys.stderr.write("error: {}; {}\n".format(problem, ADVICE))
+    if problem:
+        sys.stderr.write(f"error: {problem}; {ADVICE}\n")
         sys.exit(2)
 
 
-def find_problem():
-    """What is wrong with this interpreter, in one sentence that names it; None if nothing is."""
-    here = "{} (Python {}.{})".format(sys.executable, *sys.version_info[:2])
+def find_problem() -> str:
+    """What is wrong with this interpreter, in one sentence that names it; empty if nothing is."""
+    here = f"{sys.executable} (Python {sys.version_info[0]}.{sys.version_info[1]})"
     if sys.version_info < MINIMUM:
-        return "{} is too old, this project needs Python {}.{} or newer".format(here, *MINIMUM)
+        return f"{here} is too old, this project needs Python {MINIMUM[0]}.{MINIMUM[1]} or newer"
     expected = os.environ.get(STARTED_BY)
     if expected and not same_interpreter(expected, sys.executable):
-        return "this stage runs under {}, but the run was started under {}".format(here, expected)
+        return f"this stage runs under {here}, but the run was started under {expected}"
     missing = [name for name in NEEDED if not is_installed(name)]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        return "{} {} not installed for {}".format(_listed(missing), verb, here)
-    return None
+        return f"{_listed(missing)} {verb} not installed for {here}"
+    return ""
 
 
-def same_interpreter(one, other):
+def same_interpreter(one: str, other: str) -> bool:
     """Whether two paths are one interpreter of one environment.
 
     Not by `os.path.realpath` alone: the interpreters of two virtual environments are links to the same file.
@@ -67,7 +67,7 @@ def same_interpreter(one, other):
     return os.path.dirname(one) == os.path.dirname(other) and os.path.realpath(one) == os.path.realpath(other)
 
 
-def is_installed(name):
+def is_installed(name: str) -> bool:
     """Whether `name` can be found, without importing it (a dotted name imports its parent, which is empty)."""
     try:
         return find_spec(name) is not None
@@ -75,6 +75,6 @@ def is_installed(name):
         return False
 
 
-def _listed(names, limit=4):
+def _listed(names: "list[str]", limit: int = 4) -> str:
     shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else "{} and {} more".format(shown, len(names) - limit)
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

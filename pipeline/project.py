@@ -41,7 +41,9 @@ def _check_repository(root: Path) -> None:
             where=str(root),
         )
     if not (root / ".dvc").is_dir():
-        raise InputError("the folder .dvc is missing, which is part of the project; get it back: git checkout -- .dvc", where=str(root))
+        raise InputError(
+            "the folder .dvc is missing, which is part of the project; get it back: git checkout -- .dvc", where=str(root)
+        )
 
 
 def stage_names(root: Path) -> list[str]:
