@@ -92,7 +92,7 @@ _CHATTER = re.compile(
     r"\s*$|Running stage '|> |Stage '.*' (didn't change, skipping|is cached - skipping run)|Data and pipelines are up to date"
     r"|(Generating|Updating) lock file '|To track the changes with git, run:|\tgit add |To enable auto staging, run:"
     r"|\tdvc config core\.autostage|Use `dvc push` to send|WARNING: '.*' is empty\.|Verifying outputs in frozen stage"
-    r"|ERROR: failed to reproduce '.*': failed to run: "
+    r"|ERROR: failed to reproduce '"
 )
 _STAGE_STATUS = re.compile(r"ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
 

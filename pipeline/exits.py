@@ -22,7 +22,7 @@ from types import FrameType
 from sae.config import SaeError
 
 PREFIX = "error: "
-_INDENT = " " * len(PREFIX)
+INDENT = " " * len(PREFIX)  # in front of a message's further lines
 
 
 class Terminated(BaseException):
@@ -64,7 +64,7 @@ def sigterm_raises() -> Iterator[None]:
 
 def format_error(error: SaeError) -> str:
     """`error: …`; further lines of the message are indented below the first."""
-    return PREFIX + str(error).replace("\n", "\n" + _INDENT)
+    return PREFIX + str(error).replace("\n", "\n" + INDENT)
 
 
 def find_error(lines: Sequence[str]) -> str | None:
@@ -74,7 +74,7 @@ def find_error(lines: Sequence[str]) -> str | None:
         return None
     message = [lines[starts[-1]].removeprefix(PREFIX)]
     for line in lines[starts[-1] + 1 :]:
-        if not line.startswith(_INDENT):
+        if not line.startswith(INDENT):
             break
-        message.append(line.removeprefix(_INDENT))
+        message.append(line.removeprefix(INDENT))
     return "\n".join(message)

@@ -22,7 +22,7 @@ from prefect.runtime import deployment
 from prefect.states import Completed, Failed
 
 from pipeline import dvc
-from pipeline.exits import PREFIX
+from pipeline.exits import INDENT, PREFIX
 from pipeline.project import choose_stages, find_root
 from pipeline.terminal import shown
 from sae.config import Failure, SaeError
@@ -72,9 +72,13 @@ def run_stage(root: Path, stage: str, *, force: bool = False) -> State[Any]:
     """Run one stage through DVC; the state is named for what DVC did."""
     logger = get_run_logger()
 
+    # An error that a stage reports is shown once, at the end, by whoever started the run; the log has it here too.
+    reported: list[str] = []
+
     def log(line: str) -> None:
-        # An error is shown once, at the end, by whoever started the run; the log has it where it was printed too.
-        is_error = line.startswith(PREFIX)
+        is_error = line.startswith(PREFIX) or (bool(reported) and line.startswith(INDENT))
+        if is_error:
+            reported.append(line)
         on_terminal = not (is_error or dvc.is_chatter(line))
         logger.log(logging.ERROR if is_error else logging.INFO, "%s", line, extra=shown(stage) if on_terminal else None)
 
@@ -83,6 +87,8 @@ def run_stage(root: Path, stage: str, *, force: bool = False) -> State[Any]:
         outcome = dvc.run_stage(root, stage, log, force=force)
     except dvc.StageFailed as error:
         return Failed(message=str(error), data=error)
+    for line in reported:  # it went on to the end all the same
+        logger.warning("reported: %s", line, extra=shown(stage))
     seconds = time.monotonic() - started
     logger.info("%s (%.1f s)", outcome.value.lower(), seconds, extra=shown(stage))
     return Completed(name=outcome.value, message=f"{outcome.value.lower()}, {seconds:.1f} s")

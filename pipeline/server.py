@@ -55,8 +55,10 @@ def prefect_server(root: Path, url: str | None = None) -> Iterator[None]:
         import prefect.main  # noqa: F401 – takes one or two seconds, in which the server starts too
 
         _wait_until_ready(server, home, port)
-        yield
-        _send_logs()
+        try:
+            yield
+        finally:
+            _send_logs()
     finally:
         server.stop()
 
