@@ -13,16 +13,17 @@ whoever started them (`find_error`), so that a mistake is reported once, however
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from types import FrameType
 
 from sae.config import SaeError
 
 PREFIX = "error: "
-INDENT = " " * len(PREFIX)  # in front of a message's further lines
 
 
 class Terminated(BaseException):
@@ -37,44 +38,52 @@ def exit_status(work: Callable[[], int | None], *, on_interrupt: str | None = No
         on_interrupt: what to tell a user who pressed Ctrl-C; None says nothing (a stage leaves that to who started it).
     """
     try:
-        with sigterm_raises():
+        with signals_raise(announce=on_interrupt is not None):
             return work() or 0
     except SaeError as error:
         print(format_error(error), file=sys.stderr, flush=True)
         return error.exit_code
     except (KeyboardInterrupt, Terminated) as reason:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatience would only add a traceback: all is stopped
         if on_interrupt is not None:
             print(on_interrupt, file=sys.stderr, flush=True)
         return 128 + (signal.SIGINT if isinstance(reason, KeyboardInterrupt) else signal.SIGTERM)
 
 
 @contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Inside the block, SIGTERM raises `Terminated` in the main thread."""
+def signals_raise(*, announce: bool) -> Iterator[None]:
+    """Inside the block, SIGTERM raises `Terminated` in the main thread, as SIGINT raises KeyboardInterrupt.
 
-    def handler(signum: int, frame: FrameType | None) -> None:
+    Args:
+        announce: say at once that Ctrl-C was heard; a stage that is writing takes a moment to end.
+    """
+
+    def terminate(signum: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, handler)
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if announce:
+            os.write(sys.stderr.fileno(), b"\nstopping; Ctrl-C again does not wait\n")  # print could be interrupted by itself
+        raise KeyboardInterrupt
+
+    handlers = {signal.SIGTERM: terminate}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as for `… &` in a script
+        handlers[signal.SIGINT] = interrupt
+    before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def format_error(error: SaeError) -> str:
-    """`error: …`; further lines of the message are indented below the first."""
-    return PREFIX + str(error).replace("\n", "\n" + INDENT)
+    """Its message with `error: ` before each line."""
+    return "\n".join(PREFIX + line for line in str(error).splitlines())
 
 
 def find_error(lines: Sequence[str]) -> str | None:
-    """The message of the last error that `format_error` wrote among `lines`; None if there is none."""
-    starts = [i for i, line in enumerate(lines) if line.startswith(PREFIX)]
-    if not starts:
-        return None
-    message = [lines[starts[-1]].removeprefix(PREFIX)]
-    for line in lines[starts[-1] + 1 :]:
-        if not line.startswith(INDENT):
-            break
-        message.append(line.removeprefix(INDENT))
-    return "\n".join(message)
+    """The message of the last error that was written in that form among `lines`; None if there is none."""
+    after = max((i + 1 for i, line in enumerate(lines) if line.startswith(PREFIX)), default=0)
+    message = list(takewhile(lambda line: line.startswith(PREFIX), reversed(lines[:after])))
+    return "\n".join(line.removeprefix(PREFIX) for line in reversed(message)) or None

@@ -22,7 +22,7 @@ from prefect.runtime import deployment
 from prefect.states import Completed, Failed
 
 from pipeline import dvc
-from pipeline.exits import INDENT, PREFIX
+from pipeline.exits import PREFIX
 from pipeline.project import choose_stages, find_root
 from pipeline.terminal import shown
 from sae.config import Failure, SaeError
@@ -76,7 +76,7 @@ def run_stage(root: Path, stage: str, *, force: bool = False) -> State[Any]:
     reported: list[str] = []
 
     def log(line: str) -> None:
-        is_error = line.startswith(PREFIX) or (bool(reported) and line.startswith(INDENT))
+        is_error = line.startswith(PREFIX)
         if is_error:
             reported.append(line)
         on_terminal = not (is_error or dvc.is_chatter(line))

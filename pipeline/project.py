@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
+from pipeline.sections import PARAMS_FILE, read_yaml
 from sae.config import InputError, nearest_name
 
-MARKERS = ("dvc.yaml", "params.yaml")
+MARKERS = ("dvc.yaml", PARAMS_FILE)
 
 
 def find_root(start: Path) -> Path:
@@ -89,13 +87,7 @@ def choose_stages(root: Path, wanted: Iterable[str] | None) -> list[str]:
 
 
 def _read_stages(file: Path) -> Mapping[str, Mapping[str, Any]]:
-    try:
-        content = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError("can't be read", where=str(file), found=error.strerror) from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"is not valid YAML: {' '.join(str(error).split())}", where=str(file)) from None
-    stages = content.get("stages") if isinstance(content, Mapping) else None
+    stages = read_yaml(file).get("stages")
     if not isinstance(stages, Mapping) or not all(isinstance(stage, Mapping) and "cmd" in stage for stage in stages.values()):
         raise InputError("holds no section `stages` of stages that each have a `cmd`", where=str(file))
     return stages

@@ -18,6 +18,9 @@ STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())[
 # Folders that a stage reaches by a name in params.yaml, so that its imports alone don't show them.
 BY_NAME = {"train": ["sae/architectures"], "evaluate": ["sae/architectures"]}
 
+# Decides whether a stage starts, not what it makes.
+NO_RESULT = {"pipeline/interpreter.py"}
+
 LIST_IMPORTS = """
 import importlib, os, sys
 importlib.import_module("pipeline.stages.{stage}")
@@ -77,7 +80,7 @@ def declared_files(stage: str) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_code_that_it_imports(stage: str) -> None:
     imported = imported_files(stage)
-    needed = imported | lazily_imported(imported)
+    needed = (imported | lazily_imported(imported)) - NO_RESULT
     declared = {file for file in declared_files(stage) if file.endswith(".py")}
     assert needed - declared == set(), "these are imported and not declared: stale results would come back"
     assert declared - needed == set(), "these are declared and not imported: results would be made again for nothing"
