@@ -79,10 +79,10 @@ def choose_stages(root: Path, wanted: Iterable[str] | None) -> list[str]:
     chosen = list(wanted)
     for name in chosen:
         if name not in known:
-            raise InputError("no such stage", where="--stages", found=name, expected=f"some of {', '.join(known)}",
+            raise InputError("no such stage", where="stages", found=name, expected=f"some of {', '.join(known)}",
                              nearest=nearest_name(name, known))  # fmt: skip
     if not chosen:
-        raise InputError("no stage is named", where="--stages", expected=f"some of {', '.join(known)}")
+        raise InputError("no stage is named", where="stages", expected=f"some of {', '.join(known)}")
     return [name for name in known if name in chosen]
 
 

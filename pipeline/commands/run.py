@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.project import choose_stages, find_root
@@ -33,7 +34,6 @@ def run_pipeline(
     stages: Sequence[str] | None = None,
     force: bool = False,
     server: str | None = None,
-    validate: Callable[[Path], object] | None = None,
 ) -> None:
     """Run the flow `pipeline`, and show its stages' lines and a summary on the terminal.
 
@@ -42,21 +42,21 @@ def run_pipeline(
         stages: which to run; None runs all.
         force: run them even if nothing has changed.
         server: URL of a Prefect server; None uses PREFECT_API_URL, or else a temporary server.
-        validate: checks the project's parameters before anything starts; None checks them as this project's `params.yaml`.
 
     Raises:
         SaeError: bad input, or a stage failed.
     """
     root = find_root(start)
     chosen = choose_stages(root, stages)
-    (validate or _validate)(root)
     os.chdir(root)  # where the flow, like one that a worker runs, looks for the project
-
+    sys.path.insert(0, str(root))  # where the stages find a user's own architecture
+    from pipeline.params import load_params
     from pipeline.server import prefect_server
 
+    load_params(root)
     asked_for_server = bool(server or os.environ.get("PREFECT_API_URL"))
     with prefect_server(root, server):
-        from pipeline.flows import pipeline
+        from pipeline.flows import pipeline  # imports Prefect, so not before its settings are made
         from pipeline.terminal import Terminal, use_terminal
 
         use_terminal(Terminal(width=max(map(len, chosen)), show_link=asked_for_server))
@@ -64,12 +64,6 @@ def run_pipeline(
         if not state.is_completed():
             error = state.result(raise_on_failure=False)
             raise error if isinstance(error, SaeError) else Failure(state.message or "the run did not complete")
-
-
-def _validate(root: Path) -> None:
-    from pipeline.params import load_params
-
-    load_params(root)
 
 
 def _names(text: str) -> list[str]:
