@@ -94,6 +94,7 @@ _CHATTER = re.compile(
     r"|\tdvc config core\.autostage|Use `dvc push` to send|WARNING: '.*' is empty\.|Verifying outputs in frozen stage"
     r"|ERROR: failed to reproduce '"
 )
+_DVC_ERROR = re.compile(r"ERROR: (failed to reproduce '.*?': )?")
 _STAGE_STATUS = re.compile(r"ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
 
 
@@ -111,7 +112,7 @@ def _failure(stage: str, tail: list[str], dvc_status: int) -> StageFailed:
     """DVC's exit status is 255 whatever happened; what did happen stands in its last lines."""
     statuses = [int(match[1]) for line in tail if (match := _STAGE_STATUS.match(line))]
     if not statuses:
-        reasons = [line.removeprefix("ERROR: ") for line in tail if line.startswith("ERROR: ")]
+        reasons = [_DVC_ERROR.sub("", line) for line in tail if _DVC_ERROR.match(line)]
         reason = "; ".join(reasons) or f"DVC ended with status {dvc_status}"
         return StageFailed(stage, f"stage {stage!r} could not be run: {reason}", tail=tail)
     status = statuses[-1]

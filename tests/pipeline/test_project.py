@@ -8,9 +8,9 @@ import pytest
 
 from pipeline.project import choose_stages, find_root, stage_names
 from sae.config import InputError
-from tests.pipeline.toy import ROOT, make_toy, write_stages
+from tests.pipeline.toy import ROOT, Stages, make_toy, write_stages
 
-CHAIN = {
+CHAIN: Stages = {
     "last": {"cmd": "true", "deps": ["middle/part.txt"], "metrics": [{"m.json": {"cache": False}}]},
     "first": {"cmd": "true", "outs": [{"first.txt": {"cache": True}}]},
     "middle": {"cmd": "true", "wdir": "middle", "deps": ["../first.txt"], "outs": ["."]},
@@ -35,7 +35,7 @@ def test_a_folder_outside_any_project_is_named(tmp_path: Path) -> None:
 
 def test_an_unpacked_archive_is_told_how_to_become_a_repository(toy: Path) -> None:
     (toy / ".git").rename(toy / "no-git")
-    with pytest.raises(InputError, match="no git repository.*git init && git add --all && git "):
+    with pytest.raises(InputError, match=r"no git repository.*git init && git add --all && git "):
         find_root(toy)
 
 

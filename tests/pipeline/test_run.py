@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.toy import make_toy, pipeline, processes_with, recorded, toy_environment
+from tests.pipeline.toy import Stages, make_toy, pipeline, processes_with, recorded, toy_environment
 
-STAGES = {
+STAGES: Stages = {
     "second": {"cmd": "cat first.txt && cp first.txt second.txt", "deps": ["first.txt"], "outs": ["second.txt"]},
     "first": {"cmd": "echo hello from first && echo 1 > first.txt", "params": ["train.seed"], "outs": ["first.txt"]},
 }
-MORE = {
+MORE: Stages = {
     "mistake": {"cmd": "echo 'error: train.lr: wrong' >&2; exit 2"},
     "forever": {"cmd": "echo ready; sleep 3621.25", "outs": ["never.txt"]},
 }
@@ -27,7 +27,7 @@ MORE = {
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tests below change it in order."""
-    return make_toy(tmp_path_factory.mktemp("run") / "a toy", STAGES | MORE)
+    return make_toy(tmp_path_factory.mktemp("run") / "a toy", {**STAGES, **MORE})
 
 
 def table(output: str) -> dict[str, str]:
@@ -48,18 +48,15 @@ def test_stages_run_in_order_whatever_the_users_profile_says(toy: Path, tmp_path
     assert "temporary server" not in run.stdout + run.stderr
 
 
-def test_a_second_run_changes_nothing_and_the_states_say_so(toy: Path) -> None:
-    (toy / "dvc.lock").unlink()
-    run = pipeline(toy.parent, "run", "--root", str(toy), "--stages", "first")
-    assert table(run.stdout) == {"first": "cached"}
-    run = pipeline(toy, "run", "--stages", "first,second,mistake")
+def test_a_second_run_repeats_nothing_and_the_states_say_so(toy: Path) -> None:
+    (toy / "second.txt").unlink()
+    run = pipeline(toy.parent, "run", "--root", str(toy), "--stages", "first,second,mistake")
     assert table(run.stdout) == {"first": "unchanged", "second": "cached", "mistake": "failed"}
-    assert recorded(toy, "select state_name from task_run where name = 'first' order by created") == [
-        ("Ran",),
-        ("Cached",),
-        ("Unchanged",),
+    assert recorded(toy, "select name, state_name from task_run order by created") == [
+        *[("first", "Ran"), ("second", "Ran")],
+        *[("first", "Unchanged"), ("second", "Cached"), ("mistake", "Failed")],
     ]
-    assert recorded(toy, "select state_name from flow_run order by created") == [("Completed",), ("Completed",), ("Failed",)]
+    assert recorded(toy, "select state_name from flow_run order by created") == [("Completed",), ("Failed",)]
     assert run.returncode == 2
     assert run.stderr == "error: train.lr: wrong\n"
     assert "wrong" not in run.stdout
@@ -67,7 +64,8 @@ def test_a_second_run_changes_nothing_and_the_states_say_so(toy: Path) -> None:
     assert {"hello from first", "Running stage 'first':", "error: train.lr: wrong"} <= logged
 
 
-@pytest.mark.parametrize("to_group", [False, True], ids=["the process", "its whole group, as a terminal does"])
+# A terminal signals the whole group.
+@pytest.mark.parametrize("to_group", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_ctrl_c_ends_the_stage_frees_the_locks_and_says_how_to_go_on(toy: Path, to_group: bool) -> None:
     command = [sys.executable, "-m", "pipeline", "run", "--stages", "forever"]
     run = subprocess.Popen(
