@@ -20,10 +20,10 @@ class TopKSAE(Architecture[TopKConfig]):
     """z = TopK(W_enc (x - [b_dec]) + b_enc), x̂ = W_dec z + b_dec; the loss is L2."""
 
     def setup(self) -> None:
-        if self.init.l0_target is None or int(self.init.l0_target) < 1:
-            raise InputError(
-                "TopK takes its k from here", where="train.l0_target", found=self.init.l0_target, expected="1 or more"
-            )
+        if self.init.l0_target is None or self.init.l0_target < 1:
+            found = self.init.l0_target
+            raise InputError("TopK takes its k from here", where="train.l0_target", found=found, expected="1 or more")
+        self.k = int(self.init.l0_target)
         self.init._decoder.add_wrapper(ft.NormFeatures)
         self.init._decoder.add_wrapper(ft.OrthogonalizeFeatureGrads)
 
@@ -34,7 +34,7 @@ class TopKSAE(Architecture[TopKConfig]):
                 **useif(self.cfg.pre_bias, pre_bias=self.init._decoder.sub_bias()),
                 lin=self.init.encoder,
             ),
-            nonlinearity=TopK(int(self.init.l0_target)),
+            nonlinearity=TopK(self.k),
             decoder=self.init.decoder,
             penalty=None,
         )

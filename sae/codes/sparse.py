@@ -45,7 +45,7 @@ class SparseCodes(Codes):
         return torch.bincount(firing, minlength=self.d_sae)
 
     def __matmul__(self, weight_FD: Tensor) -> Tensor:
-        product: Tensor = _SparseProduct.apply(self.values_BK, self.latents_BK, weight_FD)
+        product: Tensor = _SparseProduct.apply(self.values_BK, self.latents_BK, weight_FD)  # type: ignore[no-untyped-call]
         return product
 
     def detach(self) -> SparseCodes:
