@@ -50,7 +50,8 @@ class Terminal(logging.Handler):
         message = record.getMessage()
         if getattr(record, "on_terminal", False):
             stage = getattr(record, "stage", None)
-            return message if stage is None else f"{stage:<{self._width}} | {message}"
+            # A stage's last line begins with its name, for those who run it without us.
+            return message if stage is None else f"{stage:<{self._width}} | {message.removeprefix(f'{stage}: ')}"
         if record.name in _RUN_LOGGERS or record.name.startswith(tuple(f"{name}." for name in _RUN_LOGGERS)):
             return message if self._show_link and message.startswith("View at ") else None
         return f"{record.levelname.lower()}: {record.name}: {message}" if record.levelno >= logging.WARNING else None

@@ -17,6 +17,7 @@ def printed(name: str, level: int, message: str, *, extra: dict[str, object] | N
 
 def test_a_stages_line_stands_behind_its_name() -> None:
     assert printed("prefect.task_runs", logging.INFO, "step 10", extra=shown("train")) == "train | step 10\n"
+    assert printed("prefect.task_runs", logging.INFO, "train: 100 steps", extra=shown("train")) == "train | 100 steps\n"
 
 
 def test_a_line_of_no_stage_stands_alone() -> None:
