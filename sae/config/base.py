@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -14,11 +15,11 @@ from sae.config.errors import InputError, nearest_name
 class SweepableConfig(BaseModel):
     """A typed section of ``params.yaml``, defined beside the code that it configures.
 
-    Unknown keys are errors, values are checked against their types, and a config never changes once it is made: what
-    moves during training is state, not config.
+    Unknown keys are errors, values are checked against their types, numbers are finite, and a config never changes once
+    it is made: what moves during training is state, not config.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=())
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -40,12 +41,16 @@ def parse_config(cls: type[C], data: Mapping[str, Any] | None, where: str = "") 
     try:
         return cls.model_validate(dict(data or {}))
     except ValidationError as error:
-        lines = [_describe(cls, details, where) for details in error.errors()]
-        raise InputError("\n".join(lines)) from None
+        # A value that fits no type of a union brings one error for each type; the field is named once.
+        wrong: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+        for details in error.errors():
+            wrong.setdefault(_without_types(cls, details["loc"]), []).append(details)
+        raise InputError("\n".join(_describe(cls, loc, details, where) for loc, details in wrong.items())) from None
 
 
-def _describe(cls: type[BaseModel], details: ErrorDetails, where: str) -> str:
-    loc = details["loc"]
+def _describe(cls: type[BaseModel], loc: tuple[int | str, ...], errors: list[ErrorDetails], where: str) -> str:
+    """One line on what is wrong with the field at `loc`."""
+    details = errors[0]
     path = ".".join(str(part) for part in ([where] if where else []) + list(loc))
     if details["type"] == "extra_forbidden":
         known = _fields_at(cls, loc[:-1])
@@ -56,11 +61,29 @@ def _describe(cls: type[BaseModel], details: ErrorDetails, where: str) -> str:
     if details["type"] == "missing":
         return str(InputError("this key is needed", where=path))
     found = details.get("input")
-    message = details["msg"].removeprefix("Value error, ")
+    messages = (e["msg"].removeprefix("Value error, ") for e in errors)
+    message = "; or ".join(dict.fromkeys(m[:1].lower() + m[1:] for m in messages))
     nearest = None
     if details["type"] == "literal_error" and isinstance(found, str):
         nearest = nearest_name(found, [part.strip("' ") for part in details["ctx"]["expected"].replace(" or ", ", ").split(",")])
-    return str(InputError(message[:1].lower() + message[1:], where=path, found=repr(found), nearest=nearest))
+    return str(InputError(message, where=path, found=repr(found), nearest=nearest))
+
+
+def _without_types(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """`loc` without the names of types that pydantic puts behind a field which takes several."""
+    kept: list[int | str] = []
+    current: type[BaseModel] | None = cls
+    annotation: Any = None
+    for part in loc:
+        field = current.model_fields.get(str(part)) if current is not None else None
+        if field is not None:
+            annotation = field.annotation
+            current = _config_class(annotation)
+        elif sum(member is not NoneType for member in get_args(annotation)) > 1 and get_origin(annotation) in (Union, UnionType):
+            annotation = None
+            continue
+        kept.append(part)
+    return tuple(kept)
 
 
 def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
