@@ -1,13 +1,23 @@
-"""Shared by all tests: two threads, and a tiny language model with its tokenizer."""
+"""Shared by all tests: no network, reproducible property tests, and a tiny language model with its tokenizer."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
+
+# Before any test imports the libraries that read them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="sae-tests-")
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(2)
+settings.register_profile("repository", deadline=None, database=None, derandomize=True, max_examples=50)
+settings.load_profile("repository")
 
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon"
 
