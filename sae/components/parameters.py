@@ -21,8 +21,8 @@ class SAEParameter(nn.Parameter):
 
     data_power: ClassVar[int] = 0
 
-    def __new__(cls, data: Tensor) -> SAEParameter:
-        return super().__new__(cls, data)
+    def __new__(cls, data: Tensor, requires_grad: bool = True) -> SAEParameter:
+        return super().__new__(cls, data, requires_grad)
 
 
 class FeatureParameter(SAEParameter):
