@@ -72,10 +72,21 @@ class Architecture(Generic[C]):
         """Override to prepare `self.init` before the parts are built: wrappers, biases, tied weights."""
 
     def instantiate(self) -> None:
-        """Run `setup`, once. Asking for a declared part does this by itself."""
-        if not self._instantiated:
-            self._instantiated = True
+        """Run `setup` and build all that is declared, once, under the architecture's seed. Asking for a part does this."""
+        if self._instantiated:
+            return
+        self._instantiated = True
+        with seeded_global_rng(self.seed, "architecture", "init"):
             self.setup()
+            self._trainable = Trainable(
+                self.core_model,
+                aux={name: getattr(self, name) for name in self.declarations.of(aux_model_prop)},
+                losses={name: getattr(self, name) for name in self.declarations.of(loss_prop)},
+                metrics={name: getattr(self, name) for name in self.declarations.of(metric_prop)},
+            )
+        for module in self._trainable.modules():
+            if isinstance(module, EMAFreqTracker):
+                module.allocate(self.d_sae)
 
     @property
     def core_model(self) -> SAE:
@@ -85,18 +96,10 @@ class Architecture(Generic[C]):
 
     @property
     def trainable(self) -> Trainable:
-        """Models and losses as one module; built once, under the architecture's seed."""
+        """Models and losses as one module; built once."""
+        self.instantiate()
         if self._trainable is None:
-            with seeded_global_rng(self.seed, "architecture", "init"):
-                self._trainable = Trainable(
-                    self.core_model,
-                    aux={name: getattr(self, name) for name in self.declarations.of(aux_model_prop)},
-                    losses={name: getattr(self, name) for name in self.declarations.of(loss_prop)},
-                    metrics={name: getattr(self, name) for name in self.declarations.of(metric_prop)},
-                )
-            for module in self._trainable.modules():
-                if isinstance(module, EMAFreqTracker):
-                    module.allocate(self.d_sae)
+            raise SaeError("this architecture is still being built, or could not be", where=type(self).__name__)
         return self._trainable
 
     def canonical_tensors(self) -> dict[str, Tensor]:

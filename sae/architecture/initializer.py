@@ -103,6 +103,7 @@ class DecoderFactory(LinearFactory):
         super().__init__("decoder")
         self._encoder, self.d_out, self._center_D = encoder, d_out, center_D
         self.tied_init = encoder.d_in == d_out
+        self._sub_bias: ops.Sub | None = None
 
     def _make(self) -> nn.Module:
         weight_FD = self._encoder.raw.weight.detach().clone() if self.tied_init else torch.randn(self._encoder.d_sae, self.d_out)
@@ -111,10 +112,12 @@ class DecoderFactory(LinearFactory):
         return DecoderLinear(weight_FD, center_D if self.bias else None)
 
     def sub_bias(self) -> ops.Sub:
-        """x - decoder.bias: what centres the encoder's input (Bricken et al. 2023, "pre-encoder bias")."""
+        """x - decoder.bias, one shared module: what centres the encoder's input (Bricken et al. 2023, "pre-encoder bias")."""
         if self.raw.bias is None:
             raise SaeError("the decoder has no bias to subtract", expected="init._decoder.bias = True")
-        return ops.Sub(self.raw.bias)
+        if self._sub_bias is None:  # shared, so that behind ReuseForward it gives each encoder the very same input
+            self._sub_bias = ops.Sub(self.raw.bias)
+        return self._sub_bias
 
 
 class Initializer:

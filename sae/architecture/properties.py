@@ -29,7 +29,7 @@ class ArchitectureProp(Generic[T]):
             return self
         assert self.name is not None, "the descriptor was put on the class without a name"
         instance.instantiate()
-        if self.name not in instance.__dict__:
+        if self.name not in instance.__dict__:  # instantiate() is at work, and asked for this part
             instance.__dict__[self.name] = self.build(instance)
         return instance.__dict__[self.name]
 
@@ -56,7 +56,8 @@ class _AnyModelProp(ArchitectureProp[nn.Module]):
         return self._add(metric_prop, metric)
 
     def _add(self, kind: Callable[[Callable[[Any], Loss]], T], judge: Callable[[nn.Module], Loss]) -> T:
-        prop = kind(lambda architecture: judge(self.__get__(architecture)))
+        # By name, so that a subclass's model of this name is judged in place of this one.
+        prop = kind(lambda architecture: judge(getattr(architecture, cast("str", self.name))))
         self.added.append(cast("ArchitectureProp[Loss]", prop))
         return prop
 
