@@ -64,6 +64,8 @@ def import_architecture(reference: str, where: str) -> type[Architecture[Any]]:
         InputError: no such module or class, or it is no architecture.
     """
     module_name, _, class_name = reference.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise InputError("this names no class", where=where, found=reference, expected="package.module:Class")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -124,18 +126,8 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> TrainedSA
         InputError: the directory holds no SAE, or one of a newer schema, or its parts do not fit together.
     """
     directory = Path(directory)
-    try:
-        config = json.loads((directory / "config.json").read_text())
-        with safe_open(directory / "model.safetensors", framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except FileNotFoundError as error:
-        raise InputError("this directory holds no saved SAE: a file is missing", where=str(error.filename or directory)) from None
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise InputError(f"this saved SAE is damaged: {error}", where=str(directory)) from None
-    if config.get("schema") != SCHEMA:
-        raise InputError(
-            "this SAE was saved with another schema", where=str(directory), found=config.get("schema"), expected=SCHEMA
-        )
+    config = _read_config(directory / "config.json")
+    tensors = _read_tensors(directory / "model.safetensors")
     cls = import_architecture(config["architecture"], str(directory / "config.json"))
     architecture = cls(
         parse_config(cls.config_class, config["config"], str(directory / "config.json")),
@@ -153,3 +145,32 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> TrainedSA
         for name, target in targets.items():
             target.copy_(tensors[name])
     return TrainedSAE(architecture, config["hook_points"], config["lineage"]).to(device)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"this directory holds no saved SAE: {error.strerror}", where=str(path)) from None
+    except ValueError as error:
+        raise InputError(f"this saved SAE is damaged: {error}", where=str(path)) from None
+    schema = config.get("schema") if isinstance(config, dict) else None
+    if schema is None:
+        raise InputError("this is no config of a saved SAE: it names no schema", where=str(path))
+    if schema != SCHEMA:
+        raise InputError("this SAE was saved with another schema", where=str(path), found=schema, expected=SCHEMA)
+    if lacking := sorted(
+        {"architecture", "config", "d_in", "d_sae", "d_out", "l0_target", "hook_points", "lineage"} - config.keys()
+    ):
+        raise InputError("this saved SAE is damaged: keys are missing", where=str(path), expected=", ".join(lacking))
+    return dict(config)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except OSError as error:
+        raise InputError(f"this directory holds no saved SAE: {error.strerror or error}", where=str(path)) from None
+    except SafetensorError as error:
+        raise InputError(f"this saved SAE is damaged: {error}", where=str(path)) from None

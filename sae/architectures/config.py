@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from sae.architecture import Architecture, import_architecture
 from sae.architectures import SHIPPED
@@ -24,13 +24,14 @@ class SAEConfig(SweepableConfig):
     vanilla: VanillaConfig = VanillaConfig()
     own: dict[str, Any] = Field(default={}, description="Config of your own class; checked against the class's config.")
 
-    @model_validator(mode="after")
-    def _known(self) -> SAEConfig:
-        if self.architecture not in SHIPPED and ":" not in self.architecture:
-            nearest = nearest_name(self.architecture, SHIPPED)
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SHIPPED and ":" not in name:
+            nearest = nearest_name(name, SHIPPED)
             hint = f"; did you mean {nearest!r}?" if nearest else ""
             raise ValueError(f"no such architecture; one of {', '.join(SHIPPED)}, or package.module:Class{hint}")
-        return self
+        return name
 
     def width(self, d_in: int) -> int:
         """Number of latents for activations of this width.
