@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, reproducible property tests, and a tiny language model with its tokenizer."""
+"""Shared by all tests: one thread, no network, reproducible property tests, and a tiny language model with its tokenizer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the models are tiny: on busy cores two threads mostly wait for each other
 settings.register_profile("repository", deadline=None, database=None, derandomize=True, max_examples=50)
 settings.load_profile("repository")
 
