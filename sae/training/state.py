@@ -8,11 +8,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.architecture import Trainable
+from sae.config import Failure
 from sae.training.l0_targeting import L0Controller
 
 
@@ -50,24 +51,35 @@ class TrainState:
         shutil.rmtree(stale, ignore_errors=True)
 
     def restore(self, directory: Path) -> bool:
-        """Go on from what `save` left in a directory. Returns whether there was anything."""
+        """Go on from what `save` left in a directory. Returns whether there was anything.
+
+        Raises:
+            Failure: a file is missing or damaged, or it is the state of another model.
+        """
         stale = directory.with_name(directory.name + ".old")
         if not directory.exists() and stale.exists():
             stale.rename(directory)  # the save was cut off between its two renames
         if not directory.exists():
             return False
-        meta = json.loads((directory / "state.json").read_text())
-        with safe_open(directory / "state.safetensors", framework="pt") as file:
-            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        try:
+            meta = json.loads((directory / "state.json").read_text())
+            with safe_open(directory / "state.safetensors", framework="pt") as file:
+                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (OSError, ValueError, SafetensorError) as error:
+            raise Failure(
+                f"this checkpoint is damaged: {error}", where=str(directory), expected="to begin anew, delete it"
+            ) from None
+        tensors = self._model_tensors()
+        if wrong := [name for name, tensor in tensors.items() if name not in saved or saved[name].shape != tensor.shape]:
+            raise Failure("this checkpoint is of another model", where=str(directory), found=", ".join(wrong))
         with torch.no_grad():
-            for name, tensor in self._model_tensors().items():
+            for name, tensor in tensors.items():
                 tensor.copy_(saved[name])
         for index, parameter in enumerate(self._parameters()):
             prefix = f"optimizer/{index}/"
             entries = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
-            self.optimizer.state[parameter] = {
-                key: tensor if key == "step" else tensor.to(parameter.device) for key, tensor in entries.items()
-            }
+            # The step counts too: the fused optimizer keeps them beside the parameter.
+            self.optimizer.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in entries.items()}
         self.step = meta["step"]
         self.controller.restore(meta["controller"])
         self.history = [(step, figures) for step, figures in meta["history"]]
