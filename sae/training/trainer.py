@@ -89,7 +89,7 @@ class Trainer:
         """Run to the end, from the checkpoint if there is one. Returns the figures of the last steps.
 
         Raises:
-            Failure: the loss is not finite; the last checkpoint is kept.
+            Failure: the loss or a weight is not finite; the last checkpoint is kept.
         """
         state, config = self.state, self.config
         if self.checkpoint is not None and state.restore(self.checkpoint):
@@ -119,10 +119,14 @@ class Trainer:
 
             state.controller.update(float(cache["model"].read("l0")), state.step)  # a host sync each step
             state.step += 1
-            if state.step % config.log_every == 0 or state.step == config.steps:
+            logging = state.step % config.log_every == 0 or state.step == config.steps
+            saving = self.checkpoint is not None and state.step % config.checkpoint_every == 0
+            if logging or saving:
+                self.check_finite(loss)
+            if logging:
                 state.history.append((state.step, self.figures(x_BD, loss, cache)))
                 self.log(*state.history[-1])
-            if self.checkpoint is not None and state.step % config.checkpoint_every == 0:
+            if self.checkpoint is not None and saving:
                 state.save(self.checkpoint)
             self.progress(1)
         return state.history[-1][1]
@@ -133,17 +137,31 @@ class Trainer:
         return self.config.coefficients | live
 
     @torch.no_grad()
+    def check_finite(self, loss: Tensor) -> None:
+        """Refuse to go on, to save or to end with a loss or weights that are not finite.
+
+        Raises:
+            Failure: naming the step, and the checkpoint before it.
+        """
+        finite = math.isfinite(loss.item())
+        if finite and all(bool(torch.isfinite(p).all()) for p in self.trainable.parameters()):
+            return
+        kept = (
+            f"; the checkpoint in {self.checkpoint} is kept" if self.checkpoint is not None and self.checkpoint.exists() else ""
+        )
+        raise Failure(
+            f"the {'weights are' if finite else 'loss is'} not finite at step {self.state.step}{kept}",
+            found=None if finite else loss.item(),
+            expected="a lower train.lr",
+        )
+
+    @torch.no_grad()
     def figures(self, x_BD: Tensor, loss: Tensor, cache: Cache) -> dict[str, float]:
         """What the training curves show, from one batch."""
-        if not math.isfinite(float(loss)):
-            kept = f"; the checkpoint in {self.checkpoint} is kept" if self.checkpoint is not None else ""
-            raise Failure(
-                f"the loss is not finite at step {self.state.step}{kept}", found=float(loss), expected="a lower train.lr"
-            )
         model = cache["model"]
         residual = x_BD - cache.run_once(self.trainable.model, x_BD)
         figures = {
-            "loss": float(loss),
+            "loss": loss.item(),
             "l0": float(model.read("l0")),
             "l1": float(model.read("l1")),
             "fvu": float(residual.square().sum() / (x_BD - x_BD.mean(0)).square().sum()),
