@@ -33,6 +33,7 @@ def seeded_global_rng(seed: int, *names: str) -> Iterator[None]:
     """
     import torch
 
-    with torch.random.fork_rng():
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=devices):  # given the devices, it warns of no others
         torch.manual_seed(derive_seed(seed, *names))
         yield

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.architecture import Architecture
 from sae.components import EMAFreqTracker, training_hooks
-from sae.config import Failure, SweepableConfig
+from sae.config import Failure, SweepableConfig, seeded_global_rng
 from sae.core import Cache
 from sae.training.l0_targeting import L0Controller, L0TargetingConfig
 from sae.training.schedule import Schedule, ScheduleConfig
@@ -108,7 +108,8 @@ class Trainer:
             for group in state.optimizer.param_groups:
                 group["lr"] = config.lr * self.schedule.factor(state.step)
 
-            loss = self.trainable.loss(x_BD, x_BD, self.coefficients(), cache)
+            with seeded_global_rng(config.seed, "training", f"step {state.step}"):  # for dropout and noise
+                loss = self.trainable.loss(x_BD, x_BD, self.coefficients(), cache)
             loss.backward()
             for hooks in training_hooks(self.trainable):
                 hooks.post_backward(cache)
