@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,17 +30,18 @@ class Trainable(nn.Module):
         self.losses, self.metrics = dict(losses), dict(metrics)
         self._scopes: dict[nn.Module, str] = {model: "model"} | {module: name for name, module in aux.items()}
 
-    def check_coefficients(self, coefficients: Mapping[str, float]) -> None:
-        """Refuse a coefficient that names no loss.
+    def check_coefficients(self, names: Iterable[str], where: str) -> None:
+        """Refuse names of coefficients that name no loss; `where` is the field that they stand in.
 
         Raises:
             InputError: naming the nearest loss.
         """
-        for name in coefficients:
+        for name in names:
             if name not in self.losses:
                 raise InputError(
                     "this coefficient names no loss",
-                    where=f"train.coefficients.{name}",
+                    where=where,
+                    found=name,
                     expected="one of " + ", ".join(self.losses),
                     nearest=nearest_name(name, self.losses),
                 )

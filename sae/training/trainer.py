@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -24,13 +24,16 @@ from sae.training.source import ActivationSource
 from sae.training.state import TrainState
 
 
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainConfig(SweepableConfig):
     """A training run."""
 
     steps: int = Field(default=2000, gt=0)
     batch_size: int = Field(default=1024, gt=0, description="Tokens in a batch.")
     lr: float = Field(default=1.0e-3, gt=0, description="Learning rate of Adam on the plateau of the schedule.")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Adam's decay rates.")
+    betas: tuple[DecayRate, DecayRate] = Field(default=(0.9, 0.999), description="Adam's decay rates.")
     l0_target: float | None = Field(default=16, gt=0, description="Mean number of active latents of a token to come to.")
     coefficients: dict[str, float] = Field(default={}, description="Weights of the losses; 1 unless given.")
     l0_targeting: L0TargetingConfig = L0TargetingConfig()
@@ -75,11 +78,13 @@ class Trainer:
         self.source, self.config, self.device = source, config, device
         self.checkpoint, self.log, self.progress = checkpoint, log, progress
         self.trainable = architecture.trainable.to(device)
-        self.trainable.check_coefficients(config.coefficients)
+        self.trainable.check_coefficients(config.coefficients, "train.coefficients")
         self.input_scale = input_scale(source, config)
         self.schedule = Schedule(config.schedule, config.steps)
         optimizer = torch.optim.Adam(self.trainable.parameters(), lr=config.lr, betas=config.betas, fused=True)
         targeting = config.l0_targeting
+        if "coefficient" in targeting.model_fields_set:  # its default may be missing: TopK has nothing to steer
+            self.trainable.check_coefficients([targeting.coefficient], "train.l0_targeting.coefficient")
         self.steered = targeting.coefficient if targeting.coefficient in self.trainable.losses else None
         start = config.coefficients.get(targeting.coefficient, targeting.start)
         controller = L0Controller(targeting, config.l0_target if self.steered else None, start, config.steps)

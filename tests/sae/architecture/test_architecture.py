@@ -211,10 +211,10 @@ def test_metric_prop_is_recorded_and_not_trained_on() -> None:
 
 def test_unknown_coefficient_names_the_nearest_loss() -> None:
     trainable = VanillaSAE(d_in=4, d_sae=8).trainable
-    trainable.check_coefficients({"L2_loss": 1.0, "sparsity_loss": 0.0})
+    trainable.check_coefficients(["L2_loss", "sparsity_loss"], "train.coefficients")
     with pytest.raises(InputError) as caught:
-        trainable.check_coefficients({"sparsty_loss": 1.0})
+        trainable.check_coefficients({"sparsty_loss": 1.0}, "train.coefficients")
     assert str(caught.value) == (
-        "train.coefficients.sparsty_loss: this coefficient names no loss (expected one of L2_loss, sparsity_loss); "
+        "train.coefficients: this coefficient names no loss (found sparsty_loss, expected one of L2_loss, sparsity_loss); "
         "did you mean 'sparsity_loss'?"
     )
