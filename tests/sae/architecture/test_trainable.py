@@ -36,7 +36,7 @@ def test_recorded_losses_are_unweighted_and_without_graph() -> None:
     trainable, cache = VanillaSAE(d_in=4, d_sae=8).trainable, Cache()
     trainable.loss(X_BD, X_BD, {"sparsity_loss": 100.0}, cache)
     codes_BF = trainable.model.encode(X_BD).dense()
-    assert float(cache.read("sparsity_loss")) == pytest.approx(float(codes_BF.sum()) / 6, rel=1e-5)
+    assert float(cache.read("sparsity_loss")) == pytest.approx(codes_BF.sum().item() / 6, rel=1e-5)
     assert not cache.read("sparsity_loss").requires_grad
 
 
