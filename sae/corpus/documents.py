@@ -114,18 +114,20 @@ def _matching_files(config: FilesConfig) -> list[LocalFile]:
         root = fixed if glob.has_magic(pattern) else fixed.parent
         paths = sorted(p for p in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(p))
         if not paths:
-            beside = [p.name for p in fixed.parent.iterdir()] if fixed.parent.is_dir() else []
-            nearest = nearest_name(fixed.name, beside)
-            raise InputError(
-                "this path matches no file",
-                where="corpus.files.paths",
-                found=pattern,
-                nearest=None if nearest is None else str(fixed.parent / nearest),
-            )
+            raise InputError("this path matches no file", where="corpus.files.paths", found=pattern, nearest=_nearest_path(fixed))
         for path in map(Path, paths):
             relative = path.relative_to(os.path.expanduser(root)).as_posix()
             found.setdefault(path.resolve(), LocalFile(relative, path))
     return list(found.values())
+
+
+def _nearest_path(missing: Path) -> str | None:
+    """What stands in the place of a path and is spelled most like it; for a folder, the pattern of its files."""
+    folder = missing.expanduser().parent
+    nearest = nearest_name(missing.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else None
+    if nearest is None:
+        return None
+    return str(missing.parent / nearest / "**/*" if nearest == missing.name else missing.parent / nearest)
 
 
 def _before_wildcard(pattern: str) -> list[str]:
@@ -157,18 +159,19 @@ def _hub_documents(config: HuggingFaceConfig, revision: str | None) -> Iterator[
         raise InputError("no dataset is given", where="corpus.huggingface.dataset", expected="a dataset id or a folder")
     import datasets
 
+    folder = Path(config.dataset)
+    name = folder.resolve().name if folder.is_dir() else config.dataset  # the name stays when a folder is moved
     try:
         rows = datasets.load_dataset(
             config.dataset, config.name, split=config.split, revision=revision, streaming=config.streaming
         )
+        for index, row in enumerate(rows):
+            yield Document(f"{name}/{config.split}#{index}", _text_of(row, config.column, name, "corpus.huggingface.column"))
     except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"this dataset can't be loaded: {first_line}", where="corpus.huggingface.dataset", found=config.dataset
+            f"this dataset can't be read: {first_line}", where="corpus.huggingface.dataset", found=config.dataset
         ) from error
-    for index, row in enumerate(rows):
-        text = _text_of(row, config.column, config.dataset, "corpus.huggingface.column")
-        yield Document(f"{config.dataset}/{config.split}#{index}", text)
 
 
 def _text_of(row: dict[str, Any], column: str, origin: str, field: str) -> str:
