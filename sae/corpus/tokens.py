@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -73,15 +74,19 @@ class TokenSet:
         """Read what `save` wrote.
 
         Raises:
-            InputError: the directory holds no tokens.
+            InputError: the directory holds no tokens, or damaged ones.
         """
+        file = directory / "tokens.json"
         try:
-            about = json.loads((directory / "tokens.json").read_text())
-            arrays = load_file(directory / "tokens.safetensors")
+            about = json.loads(file.read_text())
+            file = directory / "tokens.safetensors"
+            arrays = load_file(file)
         except FileNotFoundError as error:
             raise InputError(
                 "there are no tokens here", where=str(error.filename or directory), expected="a finished tokens stage"
             ) from None
+        except (ValueError, SafetensorError) as error:
+            raise InputError(f"these tokens are damaged: {error}", where=str(file)) from None
         return cls(
             arrays["tokens"], arrays["document"], arrays["position"], about["documents"], about["special_ids"], about["complete"]
         )
