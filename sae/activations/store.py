@@ -137,7 +137,7 @@ class StoreWriter:
         places = numbers if self._place is None else self._place(numbers)
         columns: dict[str, Tensor] = {name: origin[name].to(torch.int32) for name in ORIGIN}
         for name, x in activations.items():
-            stored = x.to(self.dtype)
+            stored = x.to(self.dtype).cpu()  # sums are in float64, which not every device has
             if not torch.isfinite(stored).all():
                 raise Failure(
                     f"activations overflow {self.dtype} or are not finite",
