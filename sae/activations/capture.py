@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sae.activations.model import HookPoint, read_activations
-from sae.activations.store import Manifest, StoreWriter
+from sae.activations.store import Manifest, Store, StoreWriter
 from sae.config import SweepableConfig
 from sae.corpus.tokens import TokenSet
 
@@ -56,6 +56,11 @@ def capture(
         inputs: hashes of all that goes in, for the manifest.
         progress: called with the number of rows written since the last call.
     """
+    if (directory / "manifest.json").exists():  # written last: this split was finished before
+        (directory / "progress.json").unlink(missing_ok=True)
+        manifest = Store(directory).manifest
+        progress(manifest.rows)
+        return manifest
     device = next(model.parameters()).device
     points = [HookPoint(model, name) for name in dict.fromkeys(config.hook_points)]
     probe = read_activations(model, points, tokens.tokens_SC[:1].to(device))
