@@ -63,8 +63,9 @@ class HookPoint:
             if args:
                 replacement = visit(args[0])
                 return None if replacement is None else ((replacement, *args[1:]), kwargs)
-            replacement = visit(kwargs["hidden_states"])
-            return None if replacement is None else (args, kwargs | {"hidden_states": replacement})
+            name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+            replacement = visit(kwargs[name])
+            return None if replacement is None else (args, kwargs | {name: replacement})
 
         def after(module: nn.Module, args: Any, output: Any) -> Any:
             x = output[0] if isinstance(output, tuple) else output
@@ -102,6 +103,13 @@ def read_activations(model: nn.Module, hook_points: list[HookPoint], tokens_SC: 
 
     def visit(name: str) -> Callable[[Tensor], None]:
         def keep(x: Tensor) -> None:
+            if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[:2] != tokens_SC.shape:
+                raise InputError(
+                    "no activations pass here",
+                    where="activations.hook_points",
+                    found=f"{name}: {list(x.shape) if isinstance(x, Tensor) else type(x).__name__}",
+                    expected="a tensor [sequences, tokens, width]",
+                )
             seen[name] = x
             if len(seen) == len(hook_points):
                 raise StopForward
