@@ -39,6 +39,7 @@ class ShardFile:
         header: dict[str, dict[str, object]] = {}
         starts: dict[str, int] = {}
         offset = 0
+        columns = dict(sorted(columns.items(), key=lambda column: -column[1][0].itemsize))  # each is aligned to its type
         for name, (dtype, width) in columns.items():
             starts[name] = offset
             shape = (rows,) if width is None else (rows, width)
@@ -48,8 +49,11 @@ class ShardFile:
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # the format wants the data aligned
         start = 8 + len(text)
-        if not self._partial.exists() or self._partial.stat().st_size != start + offset:
-            self._allocate(len(text).to_bytes(8, "little") + text, start + offset)
+        head = len(text).to_bytes(8, "little") + text
+        if not self._partial.exists() and path.exists():
+            path.rename(self._partial)  # a writer was killed while it closed its shards: this one holds its earlier rows
+        if not _laid_out(self._partial, head, start + offset):
+            self._allocate(head, start + offset)
         self._columns: dict[str, NDArray[np.signedinteger]] = {}
         for name, (dtype, width) in columns.items():
             self._columns[name] = np.memmap(
@@ -87,6 +91,8 @@ class ShardFile:
                     os.posix_fallocate(file.fileno(), 0, size)
                 else:
                     file.truncate(size)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             self._partial.unlink(missing_ok=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -94,6 +100,14 @@ class ShardFile:
                     "the disk is full", where=str(self.path), expected=f"{size / 1e6:,.0f} MB more for this shard"
                 ) from None
             raise
+
+
+def _laid_out(path: Path, head: bytes, size: int) -> bool:
+    """Whether a shard of this layout lies here. Its head is compared too: a writer may be killed while it lays one out."""
+    if not path.exists() or path.stat().st_size != size:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(head)) == head
 
 
 def file_sha256(path: Path) -> str:
