@@ -190,7 +190,7 @@ class Store:
 
     Raises:
         InputError: the directory holds no store, or one of another schema.
-        Failure: a shard is missing, or shorter than the manifest says.
+        Failure: the manifest is damaged, or a shard is missing.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -204,7 +204,10 @@ class Store:
             raise Failure(f"the manifest is damaged: {error}", where=str(path)) from None
         if data.get("schema") != SCHEMA:
             raise InputError("this store has another schema", where=str(path), found=data.get("schema"), expected=SCHEMA)
-        self.manifest = Manifest(**data | {"shards": [Shard(**shard) for shard in data["shards"]]})
+        try:
+            self.manifest = Manifest(**data | {"shards": [Shard(**shard) for shard in data["shards"]]})
+        except (KeyError, TypeError) as error:
+            raise Failure(f"the manifest is damaged: {error}", where=str(path)) from None
         for shard in self.manifest.shards:
             if not (directory / shard.file).exists():
                 raise Failure("a shard of this store is missing", where=str(directory / shard.file))
@@ -216,11 +219,15 @@ class Store:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
-            raise Failure(f"this shard is damaged: {error}", where=str(path), expected="python -m pipeline run --force") from None
+            raise Failure(f"this shard is damaged: {error}", where=str(path)) from None
 
     def mean(self, hook_point: str) -> Tensor:
         """Mean activation [D] of the split."""
-        mean_D: Tensor = load_file(self.directory / STATISTICS)[f"{hook_point}/mean"]
+        path = self.directory / STATISTICS
+        try:
+            mean_D: Tensor = load_file(path)[f"{hook_point}/mean"]
+        except (SafetensorError, OSError) as error:
+            raise Failure(f"the statistics of this store are missing or damaged: {error}", where=str(path)) from None
         return mean_D
 
     def check_hook_point(self, hook_point: str, where: str) -> None:
