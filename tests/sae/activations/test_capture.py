@@ -1,0 +1,170 @@
+"""Capturing: the store holds what transformers itself says that the model computes, row by row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae.activations.capture import ActivationsConfig, capture
+from sae.activations.store import Store, StoreWriter
+from sae.config import InputError, parse_config
+from sae.corpus.tokens import TokenSet
+from tests.sae.language_model import BOS, EOS, UNK, random_tokens, tiny_llama
+
+MODEL = tiny_llama(layers=3)
+POINTS = ["model.layers.0", "model.layers.2.input"]
+S, C = 23, 9
+
+
+def tokens() -> TokenSet:
+    """Sequences with BOS in front and an end of text here and there; documents change there."""
+    tokens_SC = random_tokens(S, C)
+    tokens_SC[::3, 4] = EOS
+    special_SC = tokens_SC >= BOS
+    document_SC = torch.arange(S)[:, None].expand(S, C).masked_fill(special_SC, -1).int()
+    position_SC = torch.arange(C).expand(S, C).int().contiguous()
+    return TokenSet(tokens_SC, document_SC, position_SC, [f"doc{i}" for i in range(S)], [BOS, EOS, UNK], complete=True)
+
+
+def config(**more: Any) -> ActivationsConfig:
+    section = {"hook_points": POINTS, "dtype": "float32", "batch_size": 4, "shard_mb": 1} | more
+    return parse_config(ActivationsConfig, section, "activations")
+
+
+def captured(directory: Path, split: str = "train", **more: Any) -> dict[str, Tensor]:
+    capture(MODEL, tokens(), config(**more), directory, split=split, inputs={"tokens": "abc"})
+    store = Store(directory)
+    names = [*store.manifest.hook_points, "document", "position", "token"]
+    shards = [store.read_shard(i, names) for i in range(len(store.manifest.shards))]
+    return {name: torch.cat([shard[name] for shard in shards]) for name in names}
+
+
+def expected() -> dict[str, Tensor]:
+    with torch.no_grad():
+        states = MODEL(input_ids=tokens().tokens_SC, output_hidden_states=True).hidden_states
+    return {"model.layers.0": states[1], "model.layers.2.input": states[2]}
+
+
+def digests(directory: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(directory.iterdir())}
+
+
+def test_training_rows_are_the_models_activations_at_their_document_and_position(tmp_path: Path) -> None:
+    rows, states, given = captured(tmp_path), expected(), tokens()
+    document, position = rows["document"].long(), rows["position"].long()
+    for name, x_SCD in states.items():
+        torch.testing.assert_close(rows[name], x_SCD[document, position], rtol=1e-5, atol=1e-6)
+    assert torch.equal(rows["token"], given.tokens_SC[document, position])
+
+
+def test_training_rows_leave_out_special_tokens_and_hold_every_other_once(tmp_path: Path) -> None:
+    rows, given = captured(tmp_path), tokens()
+    places = rows["document"] * C + rows["position"]
+    assert sorted(places.tolist()) == (~given.special_SC).flatten().nonzero().flatten().tolist()
+    assert not (rows["token"] >= BOS).any()
+
+
+def test_training_rows_are_shuffled_over_the_whole_split(tmp_path: Path) -> None:
+    document = captured(tmp_path)["document"].double()
+    order = torch.arange(len(document)).double()
+    assert abs(float(torch.corrcoef(torch.stack([order, document]))[0, 1])) < 4 / len(document) ** 0.5
+
+
+def test_held_out_rows_are_whole_sequences_in_order_with_special_tokens(tmp_path: Path) -> None:
+    rows, given = captured(tmp_path, "held_out"), tokens()
+    assert torch.equal(rows["token"].view(S, C), given.tokens_SC)
+    assert torch.equal(rows["document"].view(S, C), given.document_SC)
+    for name, x_SCD in expected().items():
+        torch.testing.assert_close(rows[name].view(S, C, -1), x_SCD, rtol=1e-5, atol=1e-6)
+    manifest = Store(tmp_path).manifest
+    assert (manifest.split, manifest.context, manifest.shuffle_seed, manifest.rows) == ("held_out", C, None, S * C)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_activations_are_stored_in_the_type_asked_for(dtype: str, tmp_path: Path) -> None:
+    rows = captured(tmp_path, "held_out", dtype=dtype)
+    for name, x_SCD in expected().items():
+        assert rows[name].dtype == getattr(torch, dtype)
+        torch.testing.assert_close(rows[name].view(S, C, -1), x_SCD.to(rows[name].dtype), rtol=1e-2, atol=1e-2)
+
+
+def test_seed_decides_the_order_of_the_rows(tmp_path: Path) -> None:
+    one, again, other = (captured(tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1)))
+    assert torch.equal(one["token"], again["token"])
+    assert not torch.equal(one["token"], other["token"])
+    assert sorted(one["token"].tolist()) == sorted(other["token"].tolist())
+
+
+def test_hook_point_that_is_named_twice_is_captured_once(tmp_path: Path) -> None:
+    capture(MODEL, tokens(), config(hook_points=["model.layers.0"] * 2), tmp_path, split="train", inputs={})
+    assert Store(tmp_path).manifest.hook_points == {"model.layers.0": 16}
+
+
+def test_unknown_hook_point_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"activations\.hook_points.*model\.layers\.2"):
+        captured(tmp_path / "store", hook_points=["model.layers.9"])
+    assert not (tmp_path / "store").exists()
+
+
+def test_progress_counts_the_rows(tmp_path: Path) -> None:
+    counted: list[int] = []
+    capture(MODEL, tokens(), config(), tmp_path, split="train", inputs={}, progress=counted.append)
+    assert sum(counted) == int((~tokens().special_SC).sum())
+
+
+# Resuming
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after(batches: int) -> Callable[[int], None]:
+    """A progress callback that ends the capture; the first call, before any batch, tells of resumed rows."""
+    calls = 0
+
+    def progress(rows: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > batches:
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+@pytest.mark.parametrize("batches", [1, 65, 100])
+def test_capture_that_was_killed_goes_on_to_the_same_bytes(split: str, batches: int, tmp_path: Path) -> None:
+    many = tokens()
+    for name in ("tokens_SC", "document_SC", "position_SC"):
+        setattr(many, name, getattr(many, name).repeat(10, 1))  # 230 sequences: 115 batches, a checkpoint after 64
+    options: dict[str, Any] = {"config": config(batch_size=2), "split": split, "inputs": {"tokens": "abc"}}
+    capture(MODEL, many, directory=tmp_path / "whole", **options)
+    with pytest.raises(Killed):
+        capture(MODEL, many, directory=tmp_path / "killed", progress=kill_after(batches), **options)
+    resumed: list[int] = []
+    capture(MODEL, many, directory=tmp_path / "killed", progress=resumed.append, **options)
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+    assert (resumed[0] > 0) == (batches > 64)
+    assert sum(resumed) == Store(tmp_path / "whole").manifest.rows
+
+
+def test_finished_split_is_not_captured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captured(tmp_path)
+    before = digests(tmp_path)
+    (tmp_path / "progress.json").write_text("{}")  # killed between its last two steps
+
+    def write(*_: object, **__: object) -> None:
+        raise AssertionError("a row was written again")
+
+    monkeypatch.setattr(StoreWriter, "write", write)
+    counted: list[int] = []
+    manifest = capture(MODEL, tokens(), config(), tmp_path, split="train", inputs={"tokens": "abc"}, progress=counted.append)
+    assert digests(tmp_path) == before
+    assert counted == [manifest.rows]
