@@ -23,7 +23,6 @@ from sae.training.schedule import Schedule, ScheduleConfig
 from sae.training.source import ActivationSource
 from sae.training.state import TrainState
 
-
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
