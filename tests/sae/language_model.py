@@ -1,4 +1,4 @@
-"""A language model and a tokenizer that are built in a moment: a random two-digit-width Llama, and words ``w0`` … ``w59``."""
+"""A language model and a tokenizer that are built in a moment: a Llama of random weights, and words ``w0`` … ``w59``."""
 
 from __future__ import annotations
 

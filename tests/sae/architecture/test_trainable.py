@@ -60,7 +60,7 @@ def test_losses_measure_against_the_target() -> None:
     trainable, y_BD = VanillaSAE(d_in=4, d_sae=8).trainable, torch.zeros(6, 4)
     cache = Cache()
     trainable.loss(X_BD, y_BD, {}, cache)
-    assert float(cache.read("L2_loss")) == pytest.approx(float(trainable.model(X_BD).square().mean()), rel=1e-6)
+    assert float(cache.read("L2_loss")) == pytest.approx(trainable.model(X_BD).square().mean().item(), rel=1e-6)
 
 
 def test_a_patch_of_the_codes_reaches_loss_and_gradient() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sae.architecture import SAE, Architecture, loss_prop, model_prop
+from sae.architectures.topk import TopKSAE
 from sae.architectures.vanilla import VanillaSAE
 from sae.components import EMAFreqTracker, L2Loss
 from sae.config import Failure, SweepableConfig
@@ -38,7 +39,7 @@ class Noisy(Architecture[SweepableConfig]):
 
 
 def trainer(directory: Path, cls: type[Architecture[Any]] = VanillaSAE, **more: Any) -> Trainer:
-    architecture = cls(d_in=16, d_sae=32, seed=CONFIG.seed)
+    architecture = cls(d_in=16, d_sae=32, l0_target=CONFIG.l0_target, seed=CONFIG.seed)
     return Trainer(architecture, SyntheticSource(), CONFIG, device=torch.device("cpu"), checkpoint=directory / "state", **more)
 
 
@@ -72,7 +73,7 @@ def assert_same_bytes(one: Trainer, other: Trainer) -> None:
     assert one.state.controller.coefficient == other.state.controller.coefficient
 
 
-@pytest.mark.parametrize("cls", [VanillaSAE, Gated, Noisy])
+@pytest.mark.parametrize("cls", [VanillaSAE, TopKSAE, Gated, Noisy])
 def test_run_stopped_after_any_step_ends_with_the_same_bytes(cls: type[Architecture[Any]], tmp_path: Path) -> None:
     whole = trainer(tmp_path / "whole", cls)
     whole.train()
