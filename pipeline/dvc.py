@@ -18,6 +18,7 @@ from pathlib import Path
 from pipeline.exits import find_error
 from pipeline.interpreter import STARTED_BY
 from pipeline.process import Process
+from pipeline.progress import SECONDS_VARIABLE
 from sae.config import Failure
 
 TAIL = 40  # lines of a stage's output that its error keeps
@@ -136,6 +137,7 @@ def _environment(root: Path) -> dict[str, str]:
         STARTED_BY: sys.executable,
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "1",
+        **({SECONDS_VARIABLE: "0.5"} if sys.stdout.isatty() else {}),  # the terminal gets a bar
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,9 @@ from prefect.states import Completed, Failed
 
 from pipeline import dvc
 from pipeline.exits import PREFIX
+from pipeline.progress import SECONDS_BETWEEN_LINES, share_done
 from pipeline.project import choose_stages, find_root
-from pipeline.terminal import shown
+from pipeline.terminal import live_line, shown
 from sae.config import Failure, SaeError
 
 
@@ -75,7 +77,18 @@ def run_stage(root: Path, stage: str, *, force: bool = False) -> State[Any]:
     # An error that a stage reports is shown once, at the end, by whoever started the run; the log has it here too.
     reported: list[str] = []
 
+    logged = -math.inf
+
     def log(line: str) -> None:
+        nonlocal logged
+        share = share_done(line)
+        if share is not None:
+            live_line.draw(stage, line, share)
+            if time.monotonic() - logged < SECONDS_BETWEEN_LINES:
+                return
+            logged = time.monotonic()
+            logger.info("%s", line, extra=None if live_line.is_drawn else shown(stage))
+            return
         is_error = line.startswith(PREFIX)
         if is_error:
             reported.append(line)

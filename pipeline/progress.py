@@ -1,7 +1,12 @@
-"""Progress of a long stage: a bar on a terminal, a line now and then anywhere else."""
+"""Progress of a long stage: a bar on a terminal, a line now and then anywhere else.
+
+A stage that a flow runs has no terminal. It prints its lines more often then, if whoever reads them draws the bar.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
 from types import TracebackType
@@ -10,6 +15,25 @@ from typing import Self
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_VARIABLE = "SAE_PROGRESS_SECONDS"  # set in the environment by whoever wants lines at another rate
+
+_LINE = re.compile(r"\w+: ([\d,]+) of ([\d,]+) ")
+_BAR_WIDTH = 24
+
+
+def share_done(line: str) -> float | None:
+    """How far a line of progress says that its stage is, from 0 to 1; None if it is another line."""
+    match = _LINE.match(line)
+    if match is None:
+        return None
+    done, total = (int(number.replace(",", "")) for number in match.groups())
+    return min(1.0, done / total) if total else 1.0
+
+
+def bar(share: float) -> str:
+    """A bar of fixed width."""
+    filled = round(share * _BAR_WIDTH)
+    return "█" * filled + "░" * (_BAR_WIDTH - filled)
 
 
 class Progress:
@@ -26,6 +50,7 @@ class Progress:
         self.done = 0
         self._first: int | None = None
         self._started = self._printed = time.monotonic()
+        self._seconds_between = float(os.environ.get(SECONDS_VARIABLE, SECONDS_BETWEEN_LINES))
         self._bar = tqdm(total=total, desc=label, unit=f" {unit}", unit_scale=True, leave=False) if sys.stdout.isatty() else None
 
     def __enter__(self) -> Self:
@@ -41,7 +66,7 @@ class Progress:
         self.done += units
         if self._bar is not None:
             self._bar.update(units)
-        elif time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+        elif time.monotonic() - self._printed >= self._seconds_between:
             self._printed = time.monotonic()
             print(self.line(), flush=True)
 

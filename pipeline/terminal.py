@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from typing import TextIO
+
+from pipeline.progress import bar
 
 _RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
@@ -17,6 +20,35 @@ _RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 def shown(stage: str | None = None) -> dict[str, object]:
     """The `extra` of a log record that the terminal shows, behind the name of the stage that it belongs to."""
     return {"on_terminal": True, "stage": stage}
+
+
+class LiveLine:
+    """The last line of a terminal, drawn over again while a stage goes on. Draws nothing where there is no terminal.
+
+    Args:
+        stream: stdout by default.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self.is_drawn = False
+
+    def draw(self, stage: str, line: str, share: float) -> None:
+        """Show a line of progress with its bar."""
+        if self._stream.isatty():
+            columns = shutil.get_terminal_size().columns
+            text = f"{stage} {bar(share)} {line.removeprefix(f'{stage}: ')}"
+            print(f"\r\x1b[2K{text[: columns - 1]}", end="", file=self._stream, flush=True)
+            self.is_drawn = True
+
+    def clear(self) -> None:
+        """Make room for a line that stays."""
+        if self.is_drawn:
+            print("\r\x1b[2K", end="", file=self._stream, flush=True)
+            self.is_drawn = False
+
+
+live_line = LiveLine()
 
 
 class Terminal(logging.Handler):
@@ -40,6 +72,7 @@ class Terminal(logging.Handler):
         if text is None:
             return
         try:
+            live_line.clear()
             print(text, file=self._stream, flush=True)
         except BrokenPipeError:  # `… | head`: nobody reads on, which is no reason to end a training
             self._stream = open(os.devnull, "w")  # noqa: SIM115 – for the rest of the process

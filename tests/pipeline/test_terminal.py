@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import logging
 
-from pipeline.terminal import Terminal, shown
+import pytest
+
+from pipeline.progress import Progress, bar, share_done
+from pipeline.terminal import LiveLine, Terminal, shown
 
 
 def printed(name: str, level: int, message: str, *, extra: dict[str, object] | None = None, show_link: bool = False) -> str:
@@ -49,3 +52,51 @@ def test_a_closed_pipe_does_not_end_the_run() -> None:
     record = logging.makeLogRecord({"msg": "step 10"} | shown("train"))
     terminal.emit(record)
     terminal.emit(record)
+
+
+class FakeTerminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_one_line_drawn_over_again() -> None:
+    stream = FakeTerminal()
+    line = LiveLine(stream)
+    line.draw("train", "train: 500 of 2,000 steps, 25/s, 60 s left", 0.25)
+    line.draw("train", "train: 1,000 of 2,000 steps, 25/s, 40 s left", 0.5)
+    line.clear()
+    assert "\n" not in stream.getvalue()
+    _, first, second, cleared = stream.getvalue().split("\r\x1b[2K")
+    assert first == f"train {bar(0.25)} 500 of 2,000 steps, 25/s, 60 s left"
+    assert second == f"train {bar(0.5)} 1,000 of 2,000 steps, 25/s, 40 s left"
+    assert cleared == ""
+
+
+def test_a_file_gets_no_drawing() -> None:
+    stream = io.StringIO()
+    line = LiveLine(stream)
+    line.draw("train", "train: 1 of 2 steps, 1/s", 0.5)
+    line.clear()
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "share"),
+    [
+        ("train: 500 of 2,000 steps, 25/s, 60 s left", 0.25),
+        ("tokens: 1,100,010 of 1,100,000 tokens, 5/s", 1.0),
+        ("tokens: train 1,000,048 tokens in 7,876 sequences of 128", None),
+    ],
+)
+def test_lines_of_progress_are_told_from_others(line: str, share: float | None) -> None:
+    assert share_done(line) == share
+
+
+def test_what_a_stage_prints_is_read_as_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAE_PROGRESS_SECONDS", "0")
+    with Progress("train", 2000, "steps") as progress:
+        progress(500)
+    (printed,) = capsys.readouterr().out.splitlines()
+    assert share_done(printed) == 0.25

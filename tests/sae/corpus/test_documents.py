@@ -219,7 +219,7 @@ def test_dataset_without_the_column_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_dataset_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
-    assert refusal(dataset(Path(""))).startswith("corpus.huggingface.dataset: ")
+    assert refusal(CorpusConfig(source="huggingface")).startswith("corpus.huggingface.dataset: no dataset is given")
     (tmp_path / "mine").mkdir()
     write_jsonl(tmp_path / "mine/train.jsonl", [{"text": "a"}])
     message = refusal(dataset(tmp_path / "mine", split="tset"))
