@@ -8,12 +8,11 @@ from sae.config import SweepableConfig
 
 
 class ReportConfig(SweepableConfig):
-    """Section ``report`` of ``params.yaml``.
+    """How the page looks."""
 
-    Attributes:
-        title: heading of the page, and of the picture that sums the run up.
-        examples: how many examples of a latent are open at once; the others are one click away.
-    """
-
-    title: str = Field(default="Sparse autoencoder", min_length=1)
-    examples: int = Field(default=4, ge=1)
+    title: str = Field(
+        default="Sparse autoencoder", min_length=1, description="Heading of the page and of the picture that sums up."
+    )
+    examples: int = Field(
+        default=4, ge=1, description="Examples of a latent that are open at once; the others are one click away."
+    )

@@ -23,7 +23,7 @@ class ActivationsConfig(SweepableConfig):
     """Which activations, and how they are stored."""
 
     hook_points: list[str] = Field(
-        default=["model.layers.2"],
+        default=["model.layers.1"],
         min_length=1,
         description="Module paths: a module's output, or with `.input` behind it its input.",
     )

@@ -16,7 +16,7 @@ from sae.config import InputError, SweepableConfig, nearest_name, parse_config
 class SAEConfig(SweepableConfig):
     """Which SAE. Only the section of the chosen architecture is read."""
 
-    architecture: str = Field(default="vanilla", description="A shipped one by name, or your own as `package.module:Class`.")
+    architecture: str = Field(default="topk", description="A shipped one by name, or your own as `package.module:Class`.")
     hook_point: str | None = Field(default=None, description="Which of the captured hook points; the first if left out.")
     expansion: float = Field(default=8, gt=0, description="Latents for each dimension of the activations.")
     d_sae: int | None = Field(default=None, gt=0, description="Number of latents, in place of the expansion.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from sae.architecture import SAE, Architecture, loss_prop, model_prop
 from sae.components import L2Loss
 from sae.components import features as ft
@@ -13,7 +15,7 @@ from sae.core import Seq, useif
 class TopKConfig(SweepableConfig):
     """What there is to choose in a TopK SAE; k is `train.l0_target`."""
 
-    pre_bias: bool = True
+    pre_bias: bool = Field(default=False, description="Subtract the decoder's bias from the encoder's input.")
 
 
 class TopKSAE(Architecture[TopKConfig]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import Field
 from torch import nn
 
 from sae.architecture import SAE, Architecture, loss_prop, model_prop
@@ -14,7 +15,7 @@ from sae.core import Seq, useif
 class VanillaConfig(SweepableConfig):
     """What there is to choose in a vanilla SAE."""
 
-    pre_bias: bool = False
+    pre_bias: bool = Field(default=False, description="Subtract the decoder's bias from the encoder's input.")
 
 
 class VanillaSAE(Architecture[VanillaConfig]):

@@ -39,7 +39,9 @@ class HuggingFaceConfig(SweepableConfig):
 class CorpusConfig(SweepableConfig):
     """Which text, and which share of its documents is held out. Only the chosen source's section is read."""
 
-    source: Literal["python-stdlib", "files", "huggingface"] = "python-stdlib"
+    source: Literal["python-stdlib", "files", "huggingface"] = Field(
+        default="python-stdlib", description="`python-stdlib` is the library of the interpreter that runs."
+    )
     held_out: float = Field(default=0.1, gt=0, lt=1, description="Share of the documents kept from all training.")
     files: FilesConfig = FilesConfig()
     huggingface: HuggingFaceConfig = HuggingFaceConfig()

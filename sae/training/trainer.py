@@ -29,7 +29,7 @@ DecayRate = Annotated[float, Field(ge=0, lt=1)]
 class TrainConfig(SweepableConfig):
     """A training run."""
 
-    steps: int = Field(default=2000, gt=0)
+    steps: int = Field(default=2000, gt=0, description="Steps of the optimizer; a batch each.")
     batch_size: int = Field(default=1024, gt=0, description="Tokens in a batch.")
     lr: float = Field(default=1.0e-3, gt=0, description="Learning rate of Adam on the plateau of the schedule.")
     betas: tuple[DecayRate, DecayRate] = Field(default=(0.9, 0.999), description="Adam's decay rates.")
