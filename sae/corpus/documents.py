@@ -194,12 +194,19 @@ def _text_of(row: dict[str, Any], column: str, origin: str, field: str) -> str:
 
 
 def _read_text(path: Path) -> str:
-    """A text file as str: Python source by its declared encoding, anything else as UTF-8; other bytes become U+FFFD."""
+    """A text file as str: Python source by its declared encoding, anything else as UTF-8; other bytes become U+FFFD.
+
+    Raises:
+        InputError: the file holds a zero byte, as archives, pictures and PDFs do and text does not.
+    """
     encoding = "utf-8"
+    content = path.read_bytes()
     if path.suffix == ".py":
         try:
             with path.open("rb") as file:
                 encoding, _ = tokenize.detect_encoding(file.readline)
         except SyntaxError:  # a few files of the standard library's tests declare a wrong encoding on purpose
             encoding = "utf-8"
-    return path.read_bytes().decode(encoding, errors="replace").replace("\r\n", "\n")
+    elif b"\0" in content:
+        raise InputError("this file is no text", where=str(path), expected="a narrower pattern in corpus.files.paths")
+    return content.decode(encoding, errors="replace").replace("\r\n", "\n")

@@ -30,14 +30,15 @@ class L0Controller:
     Args:
         config: see above.
         target: mean number of active latents to come to; None for none.
-        coefficient: the coefficient to begin with.
+        given: the coefficient to begin with; None for the config's start, or for 1 where nothing is steered.
         steps: length of the run.
     """
 
-    def __init__(self, config: L0TargetingConfig, target: float | None, coefficient: float, steps: int) -> None:
+    def __init__(self, config: L0TargetingConfig, target: float | None, given: float | None, steps: int) -> None:
         self.config = config
         self.target = target if config.controller != "none" else None
-        self.coefficient = coefficient
+        default = 1.0 if self.target is None else config.start
+        self.coefficient = default if given is None else given
         self._warmup = in_steps(config.warmup, steps)
 
     def update(self, l0: float, step: int) -> None:

@@ -30,11 +30,11 @@ class TrainConfig(SweepableConfig):
     """A training run."""
 
     steps: int = Field(default=2000, gt=0, description="Steps of the optimizer; a batch each.")
-    batch_size: int = Field(default=1024, gt=0, description="Tokens in a batch.")
+    batch_size: int = Field(default=1024, ge=2, description="Tokens in a batch.")
     lr: float = Field(default=1.0e-3, gt=0, description="Learning rate of Adam on the plateau of the schedule.")
     betas: tuple[DecayRate, DecayRate] = Field(default=(0.9, 0.999), description="Adam's decay rates.")
     l0_target: float | None = Field(default=16, gt=0, description="Mean number of active latents of a token to come to.")
-    coefficients: dict[str, float] = Field(default={}, description="Weights of the losses; 1 unless given.")
+    coefficients: dict[str, float] = Field(default={}, description="Weights of the losses; 1 unless given or steered.")
     l0_targeting: L0TargetingConfig = L0TargetingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     normalize: Literal["none", "sqrt_d"] = Field(default="sqrt_d", description="Scale activations to a mean norm of √d_in.")
@@ -85,8 +85,8 @@ class Trainer:
         if "coefficient" in targeting.model_fields_set:  # its default may be missing: TopK has nothing to steer
             self.trainable.check_coefficients([targeting.coefficient], "train.l0_targeting.coefficient")
         self.steered = targeting.coefficient if targeting.coefficient in self.trainable.losses else None
-        start = config.coefficients.get(targeting.coefficient, targeting.start)
-        controller = L0Controller(targeting, config.l0_target if self.steered else None, start, config.steps)
+        target = config.l0_target if self.steered else None
+        controller = L0Controller(targeting, target, config.coefficients.get(targeting.coefficient), config.steps)
         self.state = TrainState(self.trainable, optimizer, controller)
 
     def train(self) -> dict[str, float]:

@@ -232,3 +232,11 @@ def test_damaged_dataset_names_its_folder(tmp_path: Path) -> None:
     message = refusal(dataset(tmp_path / "mine"))
     assert message.startswith("corpus.huggingface.dataset: ")
     assert str(tmp_path / "mine") in message
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words")
+    (tmp_path / "b.txt.gz").write_bytes(b"\x1f\x8b\x08\0\0\0\0\0")
+    files = {"paths": [str(tmp_path / "*")]}
+    message = refusal(parse_config(CorpusConfig, {"source": "files", "files": files}))
+    assert message.startswith(f"{tmp_path}/b.txt.gz: this file is no text")

@@ -57,3 +57,11 @@ def test_saved_state_is_all_that_it_needs() -> None:
         one.update(40, step)
         other.update(40, step)
     assert one.coefficient == other.coefficient
+
+
+def test_a_coefficient_that_nobody_gave_is_the_start_if_steered_and_else_1() -> None:
+    config = L0TargetingConfig(start=0.25)
+    assert L0Controller(config, 8, None, 100).coefficient == 0.25
+    assert L0Controller(config, 8, 0.5, 100).coefficient == 0.5
+    assert L0Controller(config, None, None, 100).coefficient == 1.0
+    assert L0Controller(L0TargetingConfig(start=0.25, controller="none"), 8, None, 100).coefficient == 1.0
