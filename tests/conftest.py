@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,9 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 import pytest
 import torch
 from hypothesis import settings
+
+# A job that a script puts into the background ignores Ctrl-C, and so do the processes that the tests would press it in.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # the models are tiny: on busy cores two threads mostly wait for each other
 settings.register_profile("repository", deadline=None, database=None, derandomize=True, max_examples=50)
