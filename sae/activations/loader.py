@@ -32,31 +32,34 @@ class StoreSource:
         self.store.check_hook_point(self.hook_point, "sae.hook_point")
 
     @property
-    def d_in(self) -> int:
-        return self.store.manifest.hook_points[self.hook_point]
-
-    @property
     def hook_points(self) -> list[str]:
         return [self.hook_point]
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.store.manifest.hook_points[self.hook_point]]
+
+    @property
+    def target_hook_points(self) -> list[str]:
+        return self.hook_points
+
+    @property
+    def target_widths(self) -> list[int]:
+        return self.widths
 
     @property
     def rows(self) -> int:
         return self.store.manifest.rows
 
-    def mean(self) -> Tensor:
-        return self.store.mean(self.hook_point)
-
-    def mean_norm(self) -> float:
-        return self.store.manifest.mean_norm[self.hook_point]
-
-    def batches(self, batch_size: int, *, seed: int, start: int = 0) -> Iterator[Tensor]:
-        """Batches [B, D] in float32. A batch may begin in one epoch and end in the next, so that none is partial."""
+    def batches(self, batch_size: int, *, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs of the same batch [B, D] in float32, as input and as target. A batch may begin in one epoch and end in the next, so that none is partial."""
         parts: list[Tensor] = []
         have = 0
         for rows_ND in self._pieces(start * batch_size, seed):
             while have + len(rows_ND) >= batch_size:
                 taken, rows_ND = rows_ND[: batch_size - have], rows_ND[batch_size - have :]
-                yield torch.cat([*parts, taken]).float()
+                x_BD = torch.cat([*parts, taken]).float()
+                yield x_BD, x_BD
                 parts, have = [], 0
             if len(rows_ND):
                 parts.append(rows_ND)

@@ -30,6 +30,18 @@ class SyntheticSource:
         return ["synthetic"]
 
     @property
+    def widths(self) -> list[int]:
+        return [self.d_in]
+
+    @property
+    def target_hook_points(self) -> list[str]:
+        return self.hook_points
+
+    @property
+    def target_widths(self) -> list[int]:
+        return self.widths
+
+    @property
     def rows(self) -> int:
         return 1_000_000
 
@@ -46,7 +58,8 @@ class SyntheticSource:
     def mean_norm(self) -> float:
         return float(self.sample(4096, "statistics").norm(dim=1).mean())
 
-    def batches(self, batch_size: int, *, seed: int, start: int = 0) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, *, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         for number in itertools.count(start):
             self.served.append(number)
-            yield self.sample(batch_size, f"seed {seed}", f"batch {number}")
+            x_BD = self.sample(batch_size, f"seed {seed}", f"batch {number}")
+            yield x_BD, x_BD
