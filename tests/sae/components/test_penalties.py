@@ -33,7 +33,7 @@ def test_decoder_norms_weigh_the_codes_hook_point_by_hook_point(make: Callable[[
     assert list(penalty.parameters()) == []
     parts = np.split(ROWS_FD.numpy().astype(np.float64), np.cumsum(widths)[:-1], axis=1)
     norms = sum(np.linalg.norm(part, axis=1) for part in parts)
-    assert float(cache.read("sparsity_penalty")) == pytest.approx(float((CODES_BF.numpy() * norms).sum() / B), rel=1e-5)
+    assert float(cache.read("sparsity_penalty").detach()) == pytest.approx(float((CODES_BF.numpy() * norms).sum() / B), rel=1e-5)
     cache.read("sparsity_penalty").backward()
     assert decoder.weight.grad is not None
     assert decoder.weight.grad.any()
