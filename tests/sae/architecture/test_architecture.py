@@ -96,7 +96,7 @@ def test_decoder_starts_at_the_encoders_rows_with_unit_norm_and_at_the_centre() 
 
 
 def test_another_width_out_than_in_gives_a_decoder_of_that_width() -> None:
-    architecture = VanillaSAE(d_in=3, d_sae=10, d_out=5)
+    architecture = VanillaSAE(VanillaConfig(pre_bias=False), d_in=3, d_sae=10, d_out=5)
     x_BD, y_BD = torch.randn(4, 3), torch.randn(4, 5)
     assert architecture.core_model(x_BD).shape == (4, 5)
     assert architecture.trainable.loss(x_BD, y_BD, {}, Cache()).isfinite()

@@ -181,9 +181,12 @@ def test_prolu(gradient: Any, pre_bias: bool) -> None:
 
 
 @pytest.mark.parametrize(("at", "p"), [(0, 1.0), (50, 0.6), (99, 0.2)])
-def test_p_anneal(at: int, p: float) -> None:
-    config = PAnnealConfig(start=0.0, end=0.75, changes=2)  # p is 1, 0.6, 0.2 from shares 0, 0.375 and 0.75 of the run on
-    s = step(PAnnealSAE(config, d_in=D, d_sae=F), cache=Cache(at, 100))
+@PRE_BIAS
+def test_p_anneal(at: int, p: float, pre_bias: bool) -> None:
+    config = PAnnealConfig(
+        start=0.0, end=0.75, changes=2, pre_bias=pre_bias
+    )  # p is 1, 0.6, 0.2 from shares 0, 0.375 and 0.75 of the run on
+    s = step(PAnnealSAE(config, d_in=D, d_sae=F), pre_bias=pre_bias, cache=Cache(at, 100))
     z = np.maximum(s.pre, 0)
     l2, d_out = s.out(z)
     active = z > 0

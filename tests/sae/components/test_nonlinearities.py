@@ -71,7 +71,19 @@ def test_threshold_is_the_corrected_mean_of_the_smallest_that_were_kept() -> Non
         module(preacts_BF, cache=Cache(step, 5))
         smallest.append(np.sort(np.maximum(preacts_BF.numpy().ravel(), 0))[-16])
     weights = decay ** np.arange(4, -1, -1)
-    assert float(module.threshold) == pytest.approx(float((weights * smallest).sum() / weights.sum()), rel=1e-5)
+    mean = float((weights * smallest).sum() / weights.sum())
+    assert float(module.threshold / module.log_factor.exp()) == pytest.approx(mean, rel=1e-5)
+
+
+def test_threshold_rises_while_more_exceed_it_than_training_keeps() -> None:
+    module = BatchTopK(1, decay=0.9)
+    preacts_BF = torch.arange(1.0, 9.0)[None]
+    module(preacts_BF, cache=Cache(0, 9))  # 8 is kept, so the threshold is 8, which none exceeds
+    assert float(module.log_factor) == 0
+    module(preacts_BF, cache=Cache(1, 9))
+    assert float(module.log_factor) == pytest.approx(0.1 * math.log(1 / 2))
+    module(preacts_BF + 1, cache=Cache(2, 9))  # now two exceed it, 8 and 9, and one is kept
+    assert float(module.log_factor) == pytest.approx(0.1 * (math.log(1 / 2) + math.log(3 / 2)), abs=1e-6)
 
 
 def test_threshold_is_zero_where_fewer_are_positive_than_may_be_kept() -> None:
@@ -100,8 +112,8 @@ def test_in_use_a_token_does_not_depend_on_its_neighbours() -> None:
 @pytest.mark.parametrize("k", [3.0, 8.0, 20.5])
 def test_l0_in_use_is_that_of_training(k: float) -> None:
     module = BatchTopK(k)
-    for step in range(300):
-        module(normal(128, 200, seed=step) - 1, cache=Cache(step, 300))
+    for step in range(400):
+        module(normal(128, 200, seed=step) - 1, cache=Cache(step, 400))
     codes = module.eval()(normal(20_000, 200, seed=-1) - 1)
     assert float(codes.l0()) == pytest.approx(k, rel=0.02)
 
