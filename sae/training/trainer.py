@@ -252,7 +252,7 @@ class Trainer:
 
     def _resample(self) -> None:
         assert self.resampler is not None
-        renewed_F = self.resampler.resample(self.state.step)
+        renewed_F = self.resampler.resample(self.state.step, self.state.optimizer)
         self._post_step(None)
         if self.state.average is not None:
             self.state.average.forget(renewed_F, FeatureParameter)
