@@ -28,9 +28,10 @@ def fold(architecture: Architecture[Any], normalizer: Normalizer) -> Architectur
     """A copy of the architecture whose model does without the normaliser, or None where no such copy exists.
 
     With x̂ = (x - m) s on the way in and x = x̂ / s + m on the way out, every parameter changes as its kind says: encoder
-    rows by s, decoder rows and biases of the data by 1 / s, the biases by + m besides. What is left is a constant at each latent where the
-    encoder's input is not centred by such a bias; it is measured on the encoder's outputs and goes into its own bias.
-    The copy is then compared with the original on probe rows, in float64: codes and reconstructions must agree.
+    rows by s, decoder rows and biases of the data by 1 / s, the biases by + m besides. What is left is a constant at each
+    latent where the encoder's input is not centred by such a bias; it is measured on the encoder's outputs and goes into
+    its own bias. The copy is then compared with the original on probe rows, in float64: codes and reconstructions must
+    agree.
 
     Args:
         architecture: as trained.
@@ -82,11 +83,11 @@ def _move_constants(trained: SAE, folded: SAE, wide: Normalizer, probe_BD: Tenso
             continue
         if twin.bias is None:
             twin.bias = LatentBias(torch.zeros_like(offset_F))
-        twin.bias += offset_F
+        twin.bias.add_(offset_F)
     missing_E = (wide.restore(_output(trained, wide.normalize(probe_BD))) - _output(folded, probe_BD)).mean(0)
     bias_E = getattr(folded.decoder, "bias", None)
     if folded.skip is not None and isinstance(bias_E, DataBias):  # what the skipping map made of the shift
-        bias_E += missing_E
+        bias_E.add_(missing_E)
 
 
 def _projections(model: nn.Module, x_BD: Tensor) -> list[tuple[EncoderLinear, Tensor]]:
