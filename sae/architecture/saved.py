@@ -13,11 +13,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sae.architecture.architecture import Architecture
+from sae.architecture.folding import fold
+from sae.architecture.normalizer import Normalizer
 from sae.codes import Codes
-from sae.components.parameters import SAEParameter
-from sae.config import Failure, InputError, nearest_name, parse_config
+from sae.components.linear import EncoderLinear
+from sae.components.parameters import LatentBias
+from sae.config import InputError, nearest_name, parse_config
 
-SCHEMA = 1
+SCHEMA = 2
+KEYS = {
+    *("architecture", "config", "d_in", "d_sae", "d_out", "widths", "target_widths", "l0_target"),
+    *("hook_points", "target_hook_points", "normalizer", "lineage"),
+}
 
 
 class TrainedSAE(nn.Module):
@@ -26,29 +33,53 @@ class TrainedSAE(nn.Module):
     Attributes:
         architecture: the declaration that it was built from.
         hook_points: where in the language model its activations come from.
+        target_hook_points: where what it reconstructs comes from; the same places for an autoencoder.
+        normalizer: what activations go through before the model; None where that is folded into the weights.
         lineage: hashes of all that it was made from.
     """
 
-    def __init__(self, architecture: Architecture[Any], hook_points: list[str], lineage: dict[str, str]) -> None:
+    def __init__(
+        self,
+        architecture: Architecture[Any],
+        hook_points: list[str],
+        lineage: dict[str, str],
+        target_hook_points: list[str] | None = None,
+        normalizer: Normalizer | None = None,
+    ) -> None:
         super().__init__()
         self.architecture = architecture
         self.model = architecture.trainable.model
         self.hook_points = hook_points
+        self.target_hook_points = hook_points if target_hook_points is None else target_hook_points
         self.lineage = lineage
+        self.normalizer = normalizer
         self.d_in, self.d_sae, self.d_out = architecture.d_in, architecture.d_sae, architecture.d_out
         self.eval().requires_grad_(False)
 
-    def encode(self, x_BD: Tensor) -> Codes:
+    def encode(self, x: Tensor) -> Codes:
         """Codes of activations [..., D], as [B, F] with all leading dimensions in one."""
-        return self.model.encode(x_BD.reshape(-1, self.d_in))
+        x_BD = x.reshape(-1, self.d_in)
+        return self.model.encode(x_BD if self.normalizer is None else self.normalizer.normalize(x_BD))
 
-    def decode(self, codes: Codes | Tensor) -> Tensor:
-        """Reconstruction [B, d_out] of codes [B, F]."""
-        return self.model.decode(codes)
+    def decode(self, codes: Codes | Tensor, x: Tensor | None = None) -> Tensor:
+        """Reconstruction [B, d_out] of codes [B, F].
+
+        Args:
+            codes: as `encode` gives them.
+            x: the activations [..., D] that they are of. An SAE behind a layer norm needs them, and a skip transcoder.
+
+        Raises:
+            SaeError: they are needed and missing.
+        """
+        if self.normalizer is None:
+            return self.model.decode(codes, None if x is None else x.reshape(-1, self.d_in))
+        x_BD = None if x is None else x.reshape(-1, self.d_in)
+        output = self.model.decode(codes, None if x_BD is None else self.normalizer.normalize(x_BD))
+        return self.normalizer.restore(output, x_BD)
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction [..., d_out] of activations [..., D]."""
-        return self.decode(self.encode(x)).reshape(*x.shape[:-1], self.d_out)
+        return self.decode(self.encode(x), x).reshape(*x.shape[:-1], self.d_out)
 
     @property
     def decoder_rows_FD(self) -> Tensor:
@@ -80,28 +111,38 @@ def import_architecture(reference: str, where: str) -> type[Architecture[Any]]:
 
 
 def save(
-    architecture: Architecture[Any], directory: Path, *, hook_points: list[str], lineage: dict[str, str], input_scale: float = 1.0
+    architecture: Architecture[Any],
+    directory: Path,
+    *,
+    hook_points: list[str],
+    lineage: dict[str, str],
+    target_hook_points: list[str] | None = None,
+    normalizer: Normalizer | None = None,
 ) -> None:
     """Write the model of an architecture.
+
+    What its activations were normalised by is folded into the weights; where that can't be (a layer norm, tied weights, a
+    parameter of no declared kind) it is saved as a step of the model. Either way, the saved SAE takes activations as the
+    language model gives them.
 
     Args:
         architecture: with its trained weights.
         directory: to write into; it must exist.
         hook_points: where its activations come from.
         lineage: hashes of all that it was made from.
-        input_scale: what the activations were multiplied by in training. It is folded into the weights, so that the
-            saved model takes activations as the language model gives them.
+        target_hook_points: where its targets come from, if not from the same places.
+        normalizer: what activations went through in training.
     """
-    tensors = {}
-    for name, tensor in architecture.canonical_tensors().items():
-        if input_scale != 1.0 and isinstance(tensor, nn.Parameter) and not isinstance(tensor, SAEParameter):
-            raise Failure(
-                "the normalisation can't be folded into a parameter of no declared kind",
-                where=name,
-                expected="one of sae.components.parameters, or train.normalize: none",
-            )
-        factor = input_scale**-tensor.data_power if isinstance(tensor, SAEParameter) else 1.0
-        tensors[name] = (tensor.detach() * factor if factor != 1.0 else tensor.detach()).cpu().contiguous()
+    step: dict[str, Any] | None = None
+    saved, tensors = architecture, {}
+    if normalizer is not None and not normalizer.is_identity:
+        folded = fold(architecture, normalizer)
+        if folded is None:
+            step = {"kind": normalizer.kind, "widths": normalizer.widths, "target_widths": normalizer.target_widths}
+            tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer.state_dict().items()}
+        else:
+            saved = folded
+    tensors |= saved.canonical_tensors()
     cls = type(architecture)
     config = {
         "schema": SCHEMA,
@@ -110,12 +151,15 @@ def save(
         "d_in": architecture.d_in,
         "d_sae": architecture.d_sae,
         "d_out": architecture.d_out,
+        "widths": architecture.widths,
+        "target_widths": architecture.target_widths,
         "l0_target": architecture.l0_target,
         "hook_points": hook_points,
-        "folded_input_scale": input_scale,
+        "target_hook_points": hook_points if target_hook_points is None else target_hook_points,
+        "normalizer": step,
         "lineage": lineage,
     }
-    save_file(tensors, directory / "model.safetensors")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, directory / "model.safetensors")
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -134,9 +178,16 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> TrainedSA
         d_in=config["d_in"],
         d_sae=config["d_sae"],
         d_out=config["d_out"],
+        widths=config["widths"],
+        target_widths=config["target_widths"],
         l0_target=config["l0_target"],
     )
+    _give_biases(architecture, tensors)
     targets = architecture.canonical_tensors()
+    step = config["normalizer"]
+    normalizer = None if step is None else Normalizer(step["kind"], step["widths"], step["target_widths"])
+    if normalizer is not None:
+        targets |= {f"normalizer.{name}": tensor for name, tensor in normalizer.state_dict().items()}
     if wrong := sorted(
         n for n in targets.keys() | tensors.keys() if n not in targets or n not in tensors or targets[n].shape != tensors[n].shape
     ):
@@ -144,7 +195,19 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> TrainedSA
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name])
-    return TrainedSAE(architecture, config["hook_points"], config["lineage"]).to(device)
+    return TrainedSAE(
+        architecture, config["hook_points"], config["lineage"], config["target_hook_points"], normalizer
+    ).to(device)
+
+
+def _give_biases(architecture: Architecture[Any], tensors: dict[str, Tensor]) -> None:
+    """Give an encoder that is declared without a bias the one that folding has given it."""
+    names = {tensor: name for name, tensor in architecture.canonical_tensors().items()}
+    for module in architecture.core_model.modules():
+        if isinstance(module, EncoderLinear) and module.bias is None:
+            bias_F = tensors.get(names[module.weight].removesuffix("weight") + "bias")
+            if bias_F is not None:
+                module.bias = LatentBias(torch.zeros_like(bias_F))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -159,9 +222,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError("this is no config of a saved SAE: it names no schema", where=str(path))
     if schema != SCHEMA:
         raise InputError("this SAE was saved with another schema", where=str(path), found=schema, expected=SCHEMA)
-    if lacking := sorted(
-        {"architecture", "config", "d_in", "d_sae", "d_out", "l0_target", "hook_points", "lineage"} - config.keys()
-    ):
+    if lacking := sorted(KEYS - config.keys()):
         raise InputError("this saved SAE is damaged: keys are missing", where=str(path), expected=", ".join(lacking))
     return dict(config)
 

@@ -86,7 +86,7 @@ class Trainer:
             self.trainable.check_coefficients([targeting.coefficient], "train.l0_targeting.coefficient")
         self.steered = targeting.coefficient if targeting.coefficient in self.trainable.losses else None
         target = config.l0_target if self.steered else None
-        controller = L0Controller(targeting, target, config.coefficients.get(targeting.coefficient), config.steps)
+        controller = L0Controller(targeting, target, config.coefficients.get(targeting.coefficient), self.schedule)
         self.state = TrainState(self.trainable, optimizer, controller)
 
     def train(self) -> dict[str, float]:
