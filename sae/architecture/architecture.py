@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from torch import Tensor
 
 from sae.architecture.initializer import Initializer
 from sae.architecture.model import SAE
-from sae.architecture.properties import Declarations, aux_model_prop, loss_prop, metric_prop
+from sae.architecture.properties import ArchitectureProp, Declarations, aux_model_prop, loss_prop, metric_prop
 from sae.architecture.trainable import Trainable
 from sae.components.frequency import EMAFreqTracker
+from sae.components.losses import Loss
 from sae.config import SaeError, SweepableConfig, seeded_global_rng
 
 C = TypeVar("C", bound=SweepableConfig)
@@ -27,6 +29,8 @@ class Architecture(Generic[C]):
         d_in: width of the activations.
         d_sae: number of latents.
         d_out: width of what is reconstructed; d_in unless it differs.
+        widths: dimensions of each hook point, side by side in an input; d_in is one unless given.
+        target_widths: the same of what is reconstructed; as `widths` unless d_out differs.
         l0_target: mean number of active latents to aim at.
         center_D: where the decoder's bias starts.
         seed: decides the initial weights.
@@ -50,6 +54,8 @@ class Architecture(Generic[C]):
         d_in: int,
         d_sae: int,
         d_out: int | None = None,
+        widths: Sequence[int] | None = None,
+        target_widths: Sequence[int] | None = None,
         l0_target: float | None = None,
         center_D: Tensor | None = None,
         seed: int = 0,
@@ -63,6 +69,9 @@ class Architecture(Generic[C]):
             )
         self.cfg: C = self.config_class() if cfg is None else cfg  # type: ignore[assignment]
         self.d_in, self.d_sae, self.d_out = d_in, d_sae, d_in if d_out is None else d_out
+        self.widths = _widths(widths, self.d_in, "widths")
+        same = self.d_out == self.d_in and target_widths is None
+        self.target_widths = list(self.widths) if same else _widths(target_widths, self.d_out, "target_widths")
         self.l0_target, self.seed = l0_target, seed
         self.init = Initializer(d_in, d_sae, d_out=d_out, l0_target=l0_target, center_D=center_D)
         self._instantiated = False
@@ -81,12 +90,17 @@ class Architecture(Generic[C]):
             self._trainable = Trainable(
                 self.core_model,
                 aux={name: getattr(self, name) for name in self.declarations.of(aux_model_prop)},
-                losses={name: getattr(self, name) for name in self.declarations.of(loss_prop)},
-                metrics={name: getattr(self, name) for name in self.declarations.of(metric_prop)},
+                losses=self._declared(loss_prop),
+                metrics=self._declared(metric_prop),
             )
         for module in self._trainable.modules():
             if isinstance(module, EMAFreqTracker):
                 module.allocate(self.d_sae)
+
+    def _declared(self, kind: type[ArchitectureProp[Loss]]) -> dict[str, Loss]:
+        """The losses or metrics by name, without those that this config has no use for: they are None."""
+        parts = {name: getattr(self, name) for name in self.declarations.of(kind)}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def core_model(self) -> SAE:
@@ -118,3 +132,9 @@ class Architecture(Generic[C]):
         persistent = model.state_dict()
         named |= {path.replace("wrapped.", ""): buffer for path, buffer in model.named_buffers() if path in persistent}
         return named
+
+
+def _widths(widths: Sequence[int] | None, total: int, name: str) -> list[int]:
+    if widths is not None and sum(widths) != total:
+        raise SaeError("these widths do not add up", where=name, found=list(widths), expected=f"{total} in all")
+    return [total] if widths is None else list(widths)

@@ -25,6 +25,7 @@ class SAE(Module):
         decoder: from codes to activations [B, D].
         penalty: what records the sparsity penalty; an L1 penalty unless given, none with None.
         freqs: what tracks firing frequencies; an `EMAFreqTracker` unless given, none with None.
+        skip: from activations to what is added to the reconstruction, past the latents; none unless given.
 
     Raises:
         SaeError: the encoder is given twice, or not at all.
@@ -39,6 +40,7 @@ class SAE(Module):
         decoder: nn.Module,
         penalty: nn.Module | EllipsisType | None = ...,
         freqs: nn.Module | EllipsisType | None = ...,
+        skip: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if encoder is None and encoder_pre is not None and nonlinearity is not None:
@@ -50,19 +52,32 @@ class SAE(Module):
         self.freqs = EMAFreqTracker() if freqs is ... else freqs
         self.penalty = L1Penalty() if penalty is ... else penalty
         self.decoder = decoder
+        self.skip = skip
 
     def forward(self, x_BD: Tensor, *, cache: Cache) -> Any:
         codes: Any = as_codes(run(self.encoder, x_BD, cache["encoder"]))
         for part in (self.acts, self.freqs, self.penalty):
             if part is not None:
                 codes = run(part, codes, cache)
-        return run(self.decoder, codes, cache["decoder"])
+        return self._decode(codes, x_BD, cache)
 
     def encode(self, x_BD: Tensor) -> Codes:
         """The codes of activations [B, D], with nothing recorded."""
         return as_codes(run(self.encoder, x_BD, Cache()["encoder"]))
 
-    def decode(self, codes: Codes | Tensor) -> Tensor:
-        """The reconstruction [B, D] of codes [B, F]."""
-        reconstruction: Tensor = run(self.decoder, as_codes(codes), Cache()["decoder"])
-        return reconstruction
+    def decode(self, codes: Codes | Tensor, x_BD: Tensor | None = None) -> Tensor:
+        """The reconstruction [B, D] of codes [B, F]; a model with a skip also needs the activations.
+
+        Raises:
+            SaeError: it has a skip, and none were given.
+        """
+        return self._decode(as_codes(codes), x_BD, Cache())
+
+    def _decode(self, codes: Codes, x_BD: Tensor | None, cache: Cache) -> Tensor:
+        reconstruction: Tensor = run(self.decoder, codes, cache["decoder"])
+        if self.skip is None:
+            return reconstruction
+        if x_BD is None:
+            raise SaeError("this SAE has a skip past its latents, so its output needs the input too", expected="decode(codes, x)")
+        skipped: Tensor = run(self.skip, x_BD, cache["skip"])
+        return reconstruction + skipped

@@ -35,7 +35,7 @@ class ArchitectureProp(Generic[T]):
 
 
 class loss_prop(ArchitectureProp[Loss]):  # noqa: N801 - reads as the decorator that it is
-    """Builds a loss. Its coefficient goes by the attribute's name."""
+    """Builds a loss. Its coefficient goes by the attribute's name. It may return None: this config has no such loss."""
 
 
 class metric_prop(ArchitectureProp[Loss]):  # noqa: N801

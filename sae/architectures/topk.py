@@ -8,7 +8,7 @@ from sae.architecture import SAE, Architecture, loss_prop, model_prop
 from sae.components import L2Loss
 from sae.components import features as ft
 from sae.components.nonlinearities import TopK
-from sae.config import InputError, SweepableConfig
+from sae.config import SweepableConfig
 from sae.core import Seq, useif
 
 
@@ -22,10 +22,7 @@ class TopKSAE(Architecture[TopKConfig]):
     """z = TopK(W_enc (x - [b_dec]) + b_enc), x̂ = W_dec z + b_dec; the loss is L2."""
 
     def setup(self) -> None:
-        if self.init.l0_target is None or self.init.l0_target < 1:
-            found = self.init.l0_target
-            raise InputError("TopK takes its k from here", where="train.l0_target", found=found, expected="1 or more")
-        self.k = int(self.init.l0_target)
+        self.k = int(self.init.k("TopK"))
         self.init._decoder.add_wrapper(ft.NormFeatures)
         self.init._decoder.add_wrapper(ft.OrthogonalizeFeatureGrads)
 

@@ -23,4 +23,4 @@ class TopK(Module):
 
     def forward(self, preacts_BF: Tensor, *, cache: Cache) -> SparseCodes:
         values_BK, latents_BK = preacts_BF.topk(min(self.k, preacts_BF.shape[-1]), dim=-1, sorted=False)
-        return SparseCodes(values_BK.relu(), latents_BK, preacts_BF.shape[-1])
+        return SparseCodes.from_rows(values_BK.relu(), latents_BK, preacts_BF.shape[-1])

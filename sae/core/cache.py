@@ -22,23 +22,27 @@ class Cache:
 
     Args:
         step: number of the training step, None outside training.
+        steps: length of the run, None outside training.
     """
 
-    def __init__(self, step: int | None = None) -> None:
-        self.step = step
+    def __init__(self, step: int | None = None, steps: int | None = None) -> None:
+        self.step, self.steps = step, steps
         self.path: tuple[str, ...] = ()
-        self._root = self
-        self._values: dict[tuple[str, ...], Any] = {}
-        self._hooks: list[tuple[str, WriteHook]] = []
-        self._ran: dict[nn.Module, list[tuple[Any, Any, Cache]]] = {}
+        self._record = _Record()
 
     def __getitem__(self, name: str) -> Cache:
         """The scope called `name` below this one."""
-        child = object.__new__(Cache)
-        child.step = self.step
-        child.path = (*self.path, name)
-        child._root = self._root
-        return child
+        return self._at((*self.path, name))
+
+    @property
+    def progress(self) -> float | None:
+        """How much of the run is behind this step, from 0 to 1; None outside training."""
+        return self.step / self.steps if self.step is not None and self.steps else None
+
+    def _at(self, path: tuple[str, ...]) -> Cache:
+        scope = object.__new__(Cache)
+        scope.step, scope.steps, scope.path, scope._record = self.step, self.steps, path, self._record
+        return scope
 
     def write(self, name: str, value: T) -> T:
         """Record a value under `name` in this scope and return what is to flow on in its place.
@@ -47,12 +51,12 @@ class Cache:
             SaeError: the name was written before in this scope.
         """
         path = (*self.path, name)
-        for pattern, hook in self._root._hooks:
+        for pattern, hook in self._record.hooks:
             if pattern in (name, "/".join(path)):
                 value = hook(self, value)
-        if path in self._root._values:
+        if path in self._record.values:
             raise SaeError("this value was already written in this step", where="/".join(path))
-        self._root._values[path] = value
+        self._record.values[path] = value
         return value
 
     def read(self, name: str) -> Any:
@@ -62,41 +66,50 @@ class Cache:
             SaeError: nothing was.
         """
         path = (*self.path, name)
-        if path not in self._root._values:
+        if path not in self._record.values:
             raise SaeError("no such value was written in this step", where="/".join(path), found=sorted(self.values()))
-        return self._root._values[path]
+        return self._record.values[path]
 
     def __contains__(self, name: str) -> bool:
-        return (*self.path, name) in self._root._values
+        return (*self.path, name) in self._record.values
 
     def values(self) -> dict[str, Any]:
         """Everything written in this scope and below, by path relative to it."""
         depth = len(self.path)
-        return {"/".join(path[depth:]): value for path, value in self._root._values.items() if path[:depth] == self.path}
+        return {"/".join(path[depth:]): value for path, value in self._record.values.items() if path[:depth] == self.path}
 
     def on_write(self, name: str, hook: WriteHook) -> None:
         """Call ``hook(scope, value)`` at every write of `name`, or of a full path with slashes; it returns the value to use."""
-        self._root._hooks.append((name, hook))
+        self._record.hooks.append((name, hook))
 
     def run_once(self, module: nn.Module, x: Any, name: str | None = None) -> Any:
         """The output of ``module(x)``, computed at most once in this step for each input *object*.
 
         The record holds the input itself, so that a freed object's identity can't be mistaken for another's.
         """
-        for seen, output, _ in self._root._ran.get(module, ()):
+        for seen, output, _ in self._record.ran.get(module, ()):
             if seen is x:
                 return output
         scope = self[name] if name else self
         output = run(module, x, scope)
-        self._root._ran.setdefault(module, []).append((x, output, scope))
+        self._record.ran.setdefault(module, []).append((x, output, scope.path))
         return output
 
     def scope_of(self, module: nn.Module) -> Cache:
         """The scope that `module` last ran in by `run_once`."""
-        runs = self._root._ran.get(module)
+        runs = self._record.ran.get(module)
         if not runs:
             raise SaeError("this module has not run in this step", found=type(module).__name__)
-        return runs[-1][2]
+        return self._at(runs[-1][2])
+
+
+class _Record:
+    """What all scopes of a step share. It refers to no scope: a cycle would keep a step's graph alive until a collection."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, ...], Any] = {}
+        self.hooks: list[tuple[str, WriteHook]] = []
+        self.ran: dict[nn.Module, list[tuple[Any, Any, tuple[str, ...]]]] = {}
 
 
 class Module(nn.Module):
