@@ -12,7 +12,7 @@ import pytest
 import sae
 
 MODULES = ["sae", *(module.name for module in pkgutil.walk_packages(sae.__path__, "sae."))]
-WITH_EXAMPLE = ["Architecture", "InputError", "SweepableConfig", "ablate", "splice", "steer"]
+WITH_EXAMPLE = ["Architecture", "InputError", "SweepableConfig", "ablate", "splice", "steer"]  # of the names in `sae`
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -23,5 +23,4 @@ def test_examples_print_what_they_say(name: str, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("name", WITH_EXAMPLE)
 def test_names_that_a_user_meets_have_an_example(name: str) -> None:
-    assert doctest.DocTestFinder().find(getattr(sae, name), name), inspect.getdoc(getattr(sae, name))
     assert ">>>" in (inspect.getdoc(getattr(sae, name)) or "")

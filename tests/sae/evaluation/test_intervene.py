@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertModel
 
 import sae
-from sae.architecture import TrainedSAE
+from sae.architecture import SAE, Architecture, TrainedSAE, model_prop
+from sae.architecture.normalizer import Normalizer
 from sae.architectures.topk import TopKSAE
 from sae.architectures.vanilla import VanillaSAE
-from sae.config import InputError, seeded_global_rng
+from sae.components import L2Loss
+from sae.config import InputError, SweepableConfig, seeded_global_rng
 from tests.sae.language_model import random_tokens, tiny_llama
 
 MODEL = tiny_llama(layers=3)
@@ -220,6 +222,55 @@ def test_transcoder_reads_at_one_place_and_writes_at_another() -> None:
 def test_transcoder_whose_target_comes_before_its_input_is_refused() -> None:
     with sae.splice(MODEL, trained(LATE, target=EARLY)), pytest.raises(InputError, match=r"layers.0: no input of the SAE"):
         logits()
+
+
+class SkipSAE(Architecture[SweepableConfig]):
+    """A ReLU SAE with a linear map past its latents."""
+
+    @model_prop
+    def model(self) -> SAE:
+        skip = nn.Linear(self.d_in, self.d_out, bias=False)
+        return SAE(encoder_pre=self.init.encoder, nonlinearity=nn.ReLU(), decoder=self.init.decoder, skip=skip)
+
+    L2_loss = model.add_loss(L2Loss)
+
+
+def test_skip_of_a_transcoder_is_part_of_the_reconstruction_and_no_edit_touches_it() -> None:
+    mlp = "model.layers.1.mlp"
+    one = TrainedSAE(SkipSAE(d_in=D, d_sae=F), [mlp + ".input"], {}, [mlp])
+    seen: list[Tensor] = []
+    with put(MODEL, "model.layers.1.post_attention_layernorm", lambda x: seen.append(x) or x):  # type: ignore[func-returns-value]
+        logits()
+    x_SCD, (rows_FD, _) = seen[0].double(), weights(one)
+    z_SCF = codes_by_hand(one, x_SCD)
+    whole_SCD = z_SCF @ rows_FD + x_SCD @ one.model.skip.weight.detach().double().T
+    with sae.splice(MODEL, one) as spliced:
+        found = logits()
+        spliced.ablate(range(F))
+        skip_alone = logits()
+    close(found, logits_with(lambda _: whole_SCD, mlp))
+    close(skip_alone, logits_with(lambda _: whole_SCD - z_SCF @ rows_FD, mlp))
+    with sae.steer(MODEL, one, {4: 6.0}):
+        found = logits()
+    close(found, logits_with(lambda y: y + 6.0 * rows_FD[4], mlp))
+
+
+def test_sae_behind_a_layer_norm_writes_in_each_tokens_own_units() -> None:
+    plain = trained()
+    one = TrainedSAE(plain.architecture, [LATE], {}, None, Normalizer("layer_norm", [D]))
+    rows_FD, bias_D = weights(one)
+
+    def by_hand(x: Tensor) -> Tensor:
+        mean, deviation = x.double().mean(-1, keepdim=True), (x.double().var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+        z_SCF = codes_by_hand(one, (x.double() - mean) / deviation)
+        return (z_SCF @ rows_FD + bias_D) * deviation + mean
+
+    with sae.splice(MODEL, one):
+        found = logits()
+    close(found, logits_with(by_hand))
+    with sae.steer(MODEL, one, {4: 2.0}):
+        found = logits()
+    close(found, logits_with(lambda x: x + 2.0 * rows_FD[4] * (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
