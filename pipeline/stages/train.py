@@ -12,7 +12,8 @@ from pipeline.stage import StageContext, run_stage
 from sae.activations.loader import StoreSource
 from sae.architecture import save
 from sae.architectures.config import SAEConfig
-from sae.training.trainer import TrainConfig, Trainer, input_scale
+from sae.training.config import TrainConfig
+from sae.training.trainer import Trainer
 
 
 def body(ctx: StageContext) -> str:
