@@ -113,7 +113,7 @@ class Architecture(Generic[C]):
             if isinstance(module, EMAFreqTracker):
                 module.allocate(self.d_sae)
 
-    def _declared(self, kind: type[ArchitectureProp[Loss]]) -> dict[str, Loss]:
+    def _declared(self, kind: type[ArchitectureProp[Loss | None]]) -> dict[str, Loss]:
         """The losses or metrics by name, without those that this config has no use for: they are None."""
         parts = {name: getattr(self, name) for name in self.declarations.of(kind)}
         return {name: part for name, part in parts.items() if part is not None}
