@@ -38,7 +38,14 @@ class Collection(Module):
 
 
 class Seq(Collection):
-    """Each child takes the output of the one before."""
+    """Each child takes the output of the one before.
+
+    >>> layers = Seq(twice=Lambda(lambda x: 2 * x), increase=Lambda(lambda x: x + 1))
+    >>> layers(3)
+    7
+    >>> layers["twice"](3), layers[1](3)
+    (6, 4)
+    """
 
     def __init__(self, *items: nn.Module, **named: nn.Module) -> None:
         super().__init__(*items, **named)
@@ -53,7 +60,11 @@ class Seq(Collection):
 
 
 class Parallel(Collection):
-    """Every child takes the same input; `reduce` says what becomes of their outputs."""
+    """Every child takes the same input; `reduce` says what becomes of their outputs.
+
+    >>> Parallel(Lambda(lambda x: 2 * x), Lambda(lambda x: x + 1)).reduce(lambda a, b: a - b)(3)
+    2
+    """
 
     def __init__(self, *items: nn.Module | nn.Parameter, **named: nn.Module | nn.Parameter) -> None:
         super().__init__(*items, **named)
@@ -83,7 +94,12 @@ class Lambda(Module):
 
 
 class ReuseForward(Module):
-    """Runs the module it holds once in each step for each input object, however many places ask for it."""
+    """Runs the module it holds once in each step for each input object, however many places ask for it.
+
+    >>> shared = ReuseForward(Lambda(lambda x: [x]))
+    >>> Parallel(shared, shared).reduce(lambda a, b: a is b)("input")
+    True
+    """
 
     def __init__(self, wrapped: nn.Module) -> None:
         super().__init__()
@@ -100,5 +116,9 @@ class ReuseForward(Module):
 
 
 def useif(condition: bool, **named: T) -> dict[str, T]:
-    """The named things if the condition holds, else nothing: ``Seq(**useif(cfg.pre_bias, pre_bias=…), lin=…)``."""
+    """The named things if the condition holds, else nothing: ``Seq(**useif(cfg.pre_bias, pre_bias=…), lin=…)``.
+
+    >>> useif(True, pre_bias="a module"), useif(False, pre_bias="a module")
+    ({'pre_bias': 'a module'}, {})
+    """
     return named if condition else {}
