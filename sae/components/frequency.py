@@ -55,8 +55,3 @@ class EMAFreqTracker(Module):
         """Mask [F] of the latents that have not fired on the last `window` tokens."""
         return self.tokens_since_fired >= window
 
-    @torch.no_grad()
-    def forget(self, latents_F: torch.Tensor) -> None:
-        """Start anew for the latents of a mask, after they were resampled."""
-        self.frequency.masked_fill_(latents_F, self.initial)
-        self.tokens_since_fired.masked_fill_(latents_F, 0)
