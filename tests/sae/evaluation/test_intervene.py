@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertModel
 
 import sae
-from sae.architecture import SAE, Architecture, TrainedSAE, model_prop
+from sae.architecture import SAE, Architecture, TrainedSAE, import_architecture, model_prop
 from sae.architecture.normalizer import Normalizer
+from sae.architectures import SHIPPED
 from sae.architectures.topk import TopKSAE
 from sae.architectures.vanilla import VanillaSAE
 from sae.components import L2Loss
@@ -190,6 +191,27 @@ def test_edits_are_composed_in_their_order(dense: bool) -> None:
         assert torch.equal(spliced.codes.dense(), spliced.edited.dense())
     close(edited, logits_with(by_hand))
     close(cleared, logits_with(one))
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED.keys() - {"crosscoder"}))
+def test_every_architecture_that_ships_is_spliced_and_steered(name: str) -> None:
+    made = import_architecture(SHIPPED[name], "test")(d_in=D, d_sae=F, l0_target=K)
+    with torch.no_grad():
+        for parameter in made.trainable.model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    one = TrainedSAE(made, [LATE], {})
+    with sae.splice(MODEL, one) as spliced:
+        found = logits()
+    close(found, logits_with(one))
+    assert spliced.codes.l0() > 0
+    with sae.steer(MODEL, one, {3: 4.0}):
+        steered = logits()
+    close(steered, logits_with(lambda x: x + 4.0 * weights(one)[0][3]))
+    fired = int(spliced.codes.fired().argmax())
+    z_SC = spliced.codes.dense()[:, fired].reshape(S, C)
+    with sae.ablate(MODEL, one, fired):
+        ablated = logits()
+    close(ablated, logits_with(lambda x: x - z_SC[..., None] * weights(one)[0][fired]))
 
 
 def test_error_term_without_edits_leaves_every_bit() -> None:
