@@ -393,15 +393,19 @@ def test_gradient_of_codes_is_the_activations_gradient_along_each_row(error_term
     close(gradient_BF.reshape(S, C, F), at_activations.double() @ weights(one)[0].T)
 
 
-def test_gradients_of_an_early_sae_come_through_a_late_one() -> None:
-    early, late = trained(EARLY, seed=1, dense=True).double(), trained(LATE, seed=2, dense=True).double()
-    model = tiny_llama(layers=3).double()
-    with sae.splice(model, [early, late], gradients=True) as (of_early, of_late):
-        logits(model)[0, -1, 5].backward()
-    for each in (of_early, of_late):
-        grad = each.codes.dense().grad
-        assert grad is not None
-        assert grad.abs().max() > 0
+@pytest.mark.parametrize("error_term", [False, True])
+def test_gradients_of_an_early_sae_come_through_the_codes_of_a_late_one(error_term: bool) -> None:
+    early, late = trained(EARLY, seed=1, dense=True), trained(LATE, seed=2, dense=True)
+    with sae.splice(MODEL, [early, late], error_term=error_term, gradients=True) as (of_early, _):
+        logits()[0, -1, 5].backward()
+    leaf_SCD = (hidden(0) if error_term else early(hidden(0))).detach().requires_grad_()
+    with put(MODEL, EARLY, lambda _: leaf_SCD):  # the late one's error is a constant
+        logits_with(lambda x: late(x) + (x - late(x)).detach() if error_term else late(x))[0, -1, 5].backward()
+    found, expected = of_early.codes.dense().grad, leaf_SCD.grad
+    assert found is not None
+    assert expected is not None
+    assert expected.abs().max() > 0.01
+    close(found.reshape(S, C, F), expected.double() @ weights(early)[0].T)
 
 
 def test_gradients_under_no_grad_are_refused() -> None:
