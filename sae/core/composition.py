@@ -23,6 +23,8 @@ class Collection(Module):
         for name, child in {**{f"item{i}": item for i, item in enumerate(items)}, **named}.items():
             if not isinstance(child, (nn.Module, nn.Parameter)):
                 raise SaeError("a part of a composition is a module or a parameter", where=name, found=type(child).__name__)
+            if hasattr(self, name):  # torch would file the child away, and the attribute would still be the method
+                raise SaeError("a part can't go by a name that every module has", where=name, expected="another name")
             setattr(self, name, child)
             self._order.append(name)
 

@@ -193,7 +193,7 @@ def splice(
         model: any module that has the SAE's hook points, such as a Hugging Face model.
         sae: one SAE, or several; of two at one hook point, the second reads what the first wrote.
         positions: which tokens to touch, a bool mask [S, C]; the others keep their activations. A pass over one further
-            token of each sequence, as in generation, is touched.
+            token of each sequence, as in generation, is touched (unless C is 1: that mask holds for every such pass).
         error_term: add what the SAE fails to reconstruct, so that the model's output changes only by edits.
         gradients: the codes are dense and keep their gradient, ``spliced.codes.dense().grad`` after ``backward()``;
             the error term counts as a constant (Marks et al. 2024, "Sparse Feature Circuits", section 3.1).
@@ -232,7 +232,8 @@ def splice(
 def steer(model: nn.Module, sae: TrainedSAE, values: Mapping[int, float], *, positions: Tensor | None = None) -> Iterator[Splice]:
     """While the block runs, a value is added to each of these latents on every token.
 
-    The activations change by Σ value · decoder row and by nothing else: what the SAE fails to reconstruct is kept.
+    The activations change by Σ value · decoder row and by nothing else: what the SAE fails to reconstruct is kept. Behind
+    a layer norm, values are in each token's standard deviations.
 
     Args:
         model: as in `splice`.

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertModel
 
 import sae
-from sae.architecture import SAE, Architecture, TrainedSAE, model_prop
+from sae.architecture import SAE, Architecture, TrainedSAE, import_architecture, model_prop
 from sae.architecture.normalizer import Normalizer
+from sae.architectures import SHIPPED
 from sae.architectures.topk import TopKSAE
 from sae.architectures.vanilla import VanillaSAE
 from sae.components import L2Loss
@@ -190,6 +191,27 @@ def test_edits_are_composed_in_their_order(dense: bool) -> None:
         assert torch.equal(spliced.codes.dense(), spliced.edited.dense())
     close(edited, logits_with(by_hand))
     close(cleared, logits_with(one))
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED.keys() - {"crosscoder"}))
+def test_every_architecture_that_ships_is_spliced_and_steered(name: str) -> None:
+    made = import_architecture(SHIPPED[name], "test")(d_in=D, d_sae=F, l0_target=K)
+    with torch.no_grad():
+        for parameter in made.trainable.model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    one = TrainedSAE(made, [LATE], {})
+    with sae.splice(MODEL, one) as spliced:
+        found = logits()
+    close(found, logits_with(one))
+    assert spliced.codes.l0() > 0
+    with sae.steer(MODEL, one, {3: 4.0}):
+        steered = logits()
+    close(steered, logits_with(lambda x: x + 4.0 * weights(one)[0][3]))
+    fired = int(spliced.codes.fired().argmax())
+    z_SC = spliced.codes.dense()[:, fired].reshape(S, C)
+    with sae.ablate(MODEL, one, fired):
+        ablated = logits()
+    close(ablated, logits_with(lambda x: x - z_SC[..., None] * weights(one)[0][fired]))
 
 
 def test_error_term_without_edits_leaves_every_bit() -> None:
@@ -371,15 +393,19 @@ def test_gradient_of_codes_is_the_activations_gradient_along_each_row(error_term
     close(gradient_BF.reshape(S, C, F), at_activations.double() @ weights(one)[0].T)
 
 
-def test_gradients_of_an_early_sae_come_through_a_late_one() -> None:
-    early, late = trained(EARLY, seed=1, dense=True).double(), trained(LATE, seed=2, dense=True).double()
-    model = tiny_llama(layers=3).double()
-    with sae.splice(model, [early, late], gradients=True) as (of_early, of_late):
-        logits(model)[0, -1, 5].backward()
-    for each in (of_early, of_late):
-        grad = each.codes.dense().grad
-        assert grad is not None
-        assert grad.abs().max() > 0
+@pytest.mark.parametrize("error_term", [False, True])
+def test_gradients_of_an_early_sae_come_through_the_codes_of_a_late_one(error_term: bool) -> None:
+    early, late = trained(EARLY, seed=1, dense=True), trained(LATE, seed=2, dense=True)
+    with sae.splice(MODEL, [early, late], error_term=error_term, gradients=True) as (of_early, _):
+        logits()[0, -1, 5].backward()
+    leaf_SCD = (hidden(0) if error_term else early(hidden(0))).detach().requires_grad_()
+    with put(MODEL, EARLY, lambda _: leaf_SCD):  # the late one's error is a constant
+        logits_with(lambda x: late(x) + (x - late(x)).detach() if error_term else late(x))[0, -1, 5].backward()
+    found, expected = of_early.codes.dense().grad, leaf_SCD.grad
+    assert found is not None
+    assert expected is not None
+    assert expected.abs().max() > 0.01
+    close(found.reshape(S, C, F), expected.double() @ weights(early)[0].T)
 
 
 def test_gradients_under_no_grad_are_refused() -> None:
