@@ -14,7 +14,7 @@ from sae.corpus.documents import CorpusConfig
 from sae.corpus.subject import SubjectConfig
 from sae.corpus.tokens import TokensConfig
 from sae.evaluation.evaluate import EvaluateConfig
-from sae.training.trainer import TrainConfig
+from sae.training.config import TrainConfig
 
 
 class Params(SweepableConfig):

@@ -28,9 +28,10 @@ def fold(architecture: Architecture[Any], normalizer: Normalizer) -> Architectur
     """A copy of the architecture whose model does without the normaliser, or None where no such copy exists.
 
     With x̂ = (x - m) s on the way in and x = x̂ / s + m on the way out, every parameter changes as its kind says: encoder
-    rows W s, decoder rows and biases of the data / s, the biases + m. What is left is a constant at each latent where the
-    encoder's input is not centred by such a bias; it is measured on the encoder's outputs and goes into its own bias.
-    The copy is then compared with the original on probe rows, in float64: codes and reconstructions must agree.
+    rows by s, decoder rows and biases of the data by 1 / s, the biases by + m besides. What is left is a constant at each
+    latent where the encoder's input is not centred by such a bias; it is measured on the encoder's outputs and goes into
+    its own bias. The copy is then compared with the original on probe rows, in float64: codes and reconstructions must
+    agree.
 
     Args:
         architecture: as trained.
@@ -42,10 +43,9 @@ def fold(architecture: Architecture[Any], normalizer: Normalizer) -> Architectur
     trained.trainable.double().eval()
     folded = copy.deepcopy(trained)
     wide = copy.deepcopy(normalizer).double()
-    if not all(isinstance(p, SAEParameter) for p in folded.core_model.parameters()):
-        return None  # a parameter of no declared kind: nobody knows how it changes
     for parameter in folded.core_model.parameters():
-        assert isinstance(parameter, SAEParameter)
+        if not isinstance(parameter, SAEParameter):
+            return None  # of no declared kind: nobody knows how it changes
         parameter.fold_(wide.shift_D, wide.scale_D, wide.shift_E, wide.scale_E)
     with seeded_global_rng(0, "folding", "probes"):
         probe_BD = wide.shift_D + torch.randn(PROBES, len(wide.shift_D), dtype=torch.float64) / wide.scale_D
@@ -66,11 +66,11 @@ def _move_constants(trained: SAE, folded: SAE, wide: Normalizer, probe_BD: Tenso
             continue
         if twin.bias is None:
             twin.bias = LatentBias(torch.zeros_like(offset_F))
-        twin.bias += offset_F
+        twin.bias.add_(offset_F)
     missing_E = (wide.restore(_output(trained, wide.normalize(probe_BD))) - _output(folded, probe_BD)).mean(0)
     bias_E = getattr(folded.decoder, "bias", None)
     if folded.skip is not None and isinstance(bias_E, DataBias):  # what the skipping map made of the shift
-        bias_E += missing_E
+        bias_E.add_(missing_E)
 
 
 def _projections(model: nn.Module, x_BD: Tensor) -> list[tuple[EncoderLinear, Tensor]]:

@@ -45,12 +45,13 @@ class EMAFreqTracker(Module):
             self.tokens_since_fired.add_(tokens).masked_fill_(fired_F > 0, 0)
         return codes
 
+    @torch.no_grad()
+    def forget(self, latents_F: torch.Tensor) -> None:
+        """Begin anew with some latents [F] (mask): what is known of them was of another latent."""
+        self.frequency.masked_fill_(latents_F, self.initial)
+        self.tokens_since_fired.masked_fill_(latents_F, 0)
+
     def dead(self, window: int) -> torch.Tensor:
         """Mask [F] of the latents that have not fired on the last `window` tokens."""
         return self.tokens_since_fired >= window
 
-    @torch.no_grad()
-    def forget(self, latents_F: torch.Tensor) -> None:
-        """Start anew for the latents of a mask, after they were resampled."""
-        self.frequency.masked_fill_(latents_F, self.initial)
-        self.tokens_since_fired.masked_fill_(latents_F, 0)

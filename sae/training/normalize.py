@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from sae.architecture import Architecture
 from sae.architecture.normalizer import Normalizer
 from sae.config import Failure, InputError, derive_seed
 from sae.training.source import ActivationSource
@@ -87,9 +88,19 @@ def _affine(kind: Normalize, x_ND: Tensor, widths: Sequence[int], names: Sequenc
     for name, part_ND in zip(names, x_ND.split(list(widths), dim=1), strict=True):
         norm = float(torch.linalg.vector_norm(part_ND, dim=1).mean())
         if norm <= 0:
-            raise Failure("the activations have no norm to normalise by", where=name, found=norm, expected="train.normalize: none")
+            raise Failure(
+                "the activations have no norm to normalise by", where=name, found=norm, expected="train.normalize: none"
+            )
         scales.append(torch.full((part_ND.shape[1],), math.sqrt(part_ND.shape[1]) / norm))
     return torch.zeros(d), torch.cat(scales)
+
+
+@torch.no_grad()
+def center(architecture: Architecture[Any], center_D: Tensor) -> None:
+    """Let the decoder's bias, where there is one, start at a centre [D] of the targets."""
+    bias = architecture.init._decoder.raw.bias
+    if bias is not None:
+        bias.copy_(center_D)
 
 
 def geometric_median(x_ND: Tensor, *, iterations: int = 100, tolerance: float = 1e-6) -> Tensor:

@@ -5,7 +5,7 @@ Shapes: N inputs of the pool, D dimensions of an input, E of a target (D for an 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from sae.architecture import Architecture
 from sae.architecture.normalizer import Normalizer
-from sae.components.parameters import DataBias, DecoderRows, EncoderRows, FeatureParameter
 from sae.components.frequency import EMAFreqTracker
+from sae.components.parameters import DataBias, DecoderRows, EncoderRows, FeatureParameter
 from sae.config import Failure, InputError, SweepableConfig, derive_seed, generator
 from sae.core import Cache
 from sae.training.optimizers import reset_rows
@@ -51,14 +51,13 @@ class Resampler:
     has is known from their kinds, so this works for any architecture.
 
     Args:
-        config: see above.
         architecture: its model's latents are resampled.
         source: where the pool comes from.
         normalizer: what inputs go through.
+        config: of the resampling.
         batch_size: rows in one forward pass.
         seed: of the run.
         window: tokens of silence after which a latent is dead.
-        device: where the model is.
 
     Raises:
         InputError: the model tracks no frequencies, or has no encoder or decoder rows.
@@ -66,22 +65,21 @@ class Resampler:
 
     def __init__(
         self,
-        config: ResampleConfig,
-        architecture: Architecture[object],
+        architecture: Architecture[Any],
         source: ActivationSource,
         normalizer: Normalizer,
+        config: ResampleConfig,
         *,
         batch_size: int,
         seed: int,
         window: int,
-        device: torch.device,
     ) -> None:
         self.config, self.source, self.normalizer = config, source, normalizer
-        self.batch_size, self.seed, self.window, self.device = batch_size, seed, window, device
+        self.batch_size, self.seed, self.window = batch_size, seed, window
         self.model, self.trainable = architecture.trainable.model, architecture.trainable
-        self.tracker = find_tracker(self.model)
-        decoder = getattr(architecture.init._decoder.raw, "bias", None)
-        self.center_E: DataBias | None = decoder if isinstance(decoder, DataBias) else None
+        self.tracker = need_tracker(self.model)
+        decoder_bias = getattr(architecture.init._decoder.raw, "bias", None)
+        self.center_E: DataBias | None = decoder_bias if isinstance(decoder_bias, DataBias) else None
         self.is_autoencoder = source.hook_points == source.target_hook_points
         for kind in (EncoderRows, DecoderRows):
             if not any(isinstance(p, kind) for p in self.model.parameters()):
@@ -116,7 +114,7 @@ class Resampler:
         stream = self.source.batches(self.batch_size, seed=seed)
         pairs = []
         for _ in range(-(-self.config.pool // self.batch_size)):
-            x_BD, y_BD = (t.to(self.device) for t in next(stream))
+            x_BD, y_BD = (t.to(self.tracker.frequency.device) for t in next(stream))
             pairs.append((self.normalizer.normalize(x_BD), self.normalizer.normalize_target(y_BD, x_BD)))
         return torch.cat([x for x, _ in pairs])[: self.config.pool], torch.cat([y for _, y in pairs])[: self.config.pool]
 
@@ -167,15 +165,20 @@ class Resampler:
         return taken - center if kind == "input" and center is not None else taken
 
 
-def find_tracker(model: nn.Module) -> EMAFreqTracker:
-    """The tracker that says which latents of a model are dead.
+def find_tracker(model: nn.Module) -> EMAFreqTracker | None:
+    """The tracker that says which latents of a model are dead; None if it has none."""
+    return next((module for module in model.modules() if isinstance(module, EMAFreqTracker)), None)
+
+
+def need_tracker(model: nn.Module) -> EMAFreqTracker:
+    """The same where there must be one.
 
     Raises:
-        InputError: it has none.
+        InputError: there is none.
     """
-    for module in model.modules():
-        if isinstance(module, EMAFreqTracker):
-            return module
+    tracker = find_tracker(model)
+    if tracker is not None:
+        return tracker
     raise InputError(
         "this model tracks no frequencies, so nothing tells which of its latents are dead",
         where="train.dead_latents",
@@ -185,4 +188,5 @@ def find_tracker(model: nn.Module) -> EMAFreqTracker:
 
 def _unit(direction_MD: Tensor) -> Tensor:
     norm_M1 = torch.linalg.vector_norm(direction_MD, dim=1, keepdim=True)
-    return direction_MD / norm_M1.where(norm_M1 > 0, 1)
+    unit_MD: Tensor = direction_MD / norm_M1.where(norm_M1 > 0, 1)
+    return unit_MD

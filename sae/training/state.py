@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,21 +14,32 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.architecture import Trainable
+from sae.architecture.normalizer import Normalizer
 from sae.config import Failure
+from sae.training.averaging import WeightAverage
+from sae.training.early_stopping import EarlyStopping
 from sae.training.l0_targeting import L0Controller
 
 
 class TrainState:
-    """Weights, trackers, optimizer, controller, step and training curves of a run.
+    """Weights, trackers, normaliser, optimizer, controller, step and training curves of a run.
 
     The step is also the cursor of the source of batches, whose order is a function of seed and step alone; the same holds
     for every generator that training uses.
     """
 
-    def __init__(self, trainable: Trainable, optimizer: torch.optim.Optimizer, controller: L0Controller) -> None:
-        self.trainable = trainable
-        self.optimizer = optimizer
-        self.controller = controller
+    def __init__(
+        self,
+        trainable: Trainable,
+        normalizer: Normalizer,
+        optimizer: torch.optim.Optimizer,
+        controller: L0Controller,
+        scaler: torch.amp.GradScaler,
+        average: WeightAverage | None,
+        stopping: EarlyStopping,
+    ) -> None:
+        self.trainable, self.normalizer, self.optimizer, self.controller = trainable, normalizer, optimizer, controller
+        self.scaler, self.average, self.stopping = scaler, average, stopping
         self.step = 0
         self.history: list[tuple[int, dict[str, float]]] = []
 
@@ -36,10 +48,16 @@ class TrainState:
         fresh, stale = directory.with_name(directory.name + ".new"), directory.with_name(directory.name + ".old")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}, fresh / "state.safetensors"
-        )
-        meta = {"step": self.step, "controller": self.controller.state(), "history": self.history}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
+        save_file(tensors, fresh / "state.safetensors")
+        meta = {
+            "step": self.step,
+            "controller": self.controller.state(),
+            "optimizer": [_scalars(group) for group in self.optimizer.param_groups],
+            "scaler": self.scaler.state_dict(),
+            "stopping": self.stopping.state(),
+            "history": self.history,
+        }
         (fresh / "state.json").write_text(json.dumps(meta))
         for file in fresh.iterdir():
             _sync(file)
@@ -69,7 +87,7 @@ class TrainState:
             raise Failure(
                 f"this checkpoint is damaged: {error}", where=str(directory), expected="to begin anew, delete it"
             ) from None
-        tensors = self._model_tensors()
+        tensors = self._own_tensors()
         if wrong := [name for name, tensor in tensors.items() if name not in saved or saved[name].shape != tensor.shape]:
             raise Failure("this checkpoint is of another model", where=str(directory), found=", ".join(wrong))
         with torch.no_grad():
@@ -80,8 +98,13 @@ class TrainState:
             entries = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
             # The step counts too: the fused optimizer keeps them beside the parameter.
             self.optimizer.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in entries.items()}
+        for group, scalars in zip(self.optimizer.param_groups, meta["optimizer"], strict=True):
+            group.update(scalars)
         self.step = meta["step"]
         self.controller.restore(meta["controller"])
+        if meta["scaler"]:
+            self.scaler.load_state_dict(meta["scaler"])
+        self.stopping.restore(meta["stopping"])
         self.history = [(step, figures) for step, figures in meta["history"]]
         return True
 
@@ -92,13 +115,22 @@ class TrainState:
             for key, value in self.optimizer.state.get(parameter, {}).items()
             if isinstance(value, Tensor)
         }
-        return {name: tensor.detach().clone() for name, tensor in (self._model_tensors() | optimizer).items()}
+        return {name: tensor.detach().clone() for name, tensor in (self._own_tensors() | optimizer).items()}
 
-    def _model_tensors(self) -> dict[str, Tensor]:
-        return dict(self.trainable.named_parameters()) | dict(self.trainable.named_buffers())
+    def _own_tensors(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = dict(self.trainable.named_parameters()) | dict(self.trainable.named_buffers())
+        tensors |= {f"normalizer/{name}": buffer for name, buffer in self.normalizer.named_buffers()}
+        if self.average is not None:
+            tensors |= {f"average/{name}": tensor for name, tensor in self.average.weights.items()}
+        return tensors
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def _scalars(group: dict[str, Any]) -> dict[str, Any]:
+    """What an optimizer keeps in a group beside its parameters, as far as it moves (`schedule_free` counts steps there)."""
+    return {key: value for key, value in group.items() if type(value) in (int, float, bool)}
 
 
 def _sync(path: Path) -> None:

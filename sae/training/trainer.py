@@ -1,50 +1,44 @@
 """The training loop.
 
-Shapes: B tokens in a batch, D dimensions of the activations, F latents.
+Shapes: B tokens in a batch, D dimensions of an input, E of a target (D for an autoencoder), F latents.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from sae.architecture import Architecture
-from sae.components import EMAFreqTracker, training_hooks
-from sae.config import Failure, SweepableConfig, seeded_global_rng
+from sae.components import training_hooks
+from sae.components.parameters import FeatureParameter
+from sae.config import Failure, InputError, seeded_global_rng
 from sae.core import Cache
-from sae.training.l0_targeting import L0Controller, L0TargetingConfig
-from sae.training.schedule import Schedule, ScheduleConfig
+from sae.training.auxk import auxk_loss
+from sae.training.averaging import WeightAverage
+from sae.training.config import TrainConfig
+from sae.training.early_stopping import EarlyStopping
+from sae.training.figures import batch_figures, measure
+from sae.training.l0_targeting import L0Controller
+from sae.training.normalize import center, fit_normalizer, geometric_median, sample
+from sae.training.optimizers import build_optimizer, set_lr, training_form
+from sae.training.resampling import Resampler, find_tracker, need_tracker
+from sae.training.schedule import Schedule, in_steps, resample_steps
 from sae.training.source import ActivationSource
+from sae.training.starting import is_state, start_from_sae
 from sae.training.state import TrainState
 
-DecayRate = Annotated[float, Field(ge=0, lt=1)]
-
-
-class TrainConfig(SweepableConfig):
-    """A training run."""
-
-    steps: int = Field(default=2000, gt=0, description="Steps of the optimizer; a batch each.")
-    batch_size: int = Field(default=1024, ge=2, description="Tokens in a batch.")
-    lr: float = Field(default=1.0e-3, gt=0, description="Learning rate of Adam on the plateau of the schedule.")
-    betas: tuple[DecayRate, DecayRate] = Field(default=(0.9, 0.999), description="Adam's decay rates.")
-    l0_target: float | None = Field(default=16, gt=0, description="Mean number of active latents of a token to come to.")
-    coefficients: dict[str, float] = Field(default={}, description="Weights of the losses; 1 unless given or steered.")
-    l0_targeting: L0TargetingConfig = L0TargetingConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    normalize: Literal["none", "sqrt_d"] = Field(default="sqrt_d", description="Scale activations to a mean norm of √d_in.")
-    dead_window: int = Field(default=250_000, gt=0, description="Tokens of silence after which a latent counts as dead.")
-    seed: int = Field(default=0, ge=0, description="Decides the initial weights and the order of the batches.")
-    log_every: int = Field(default=25, gt=0, description="Steps between two points of the training curves.")
-    checkpoint_every: int = Field(default=500, gt=0, description="Steps between two checkpoints.")
-
-
 LogCurve = Callable[[int, Mapping[str, float]], None]
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state was saved."""
 
 
 class Trainer:
@@ -54,13 +48,16 @@ class Trainer:
         architecture: what to train; its weights change.
         source: where batches come from.
         config: the run.
-        device: where to train.
+        device: where to train; the CPU if left out.
+        held_out: activations that nothing is trained on, to measure on while training.
         checkpoint: folder that the run's state is saved in and goes on from; None for none.
         log: called as ``log(step, figures)`` every `log_every` steps.
         progress: called after every step.
+        stop: asked before every step; when it says so, the state is saved and `Stopped` is raised.
 
     Attributes:
-        input_scale: what activations are multiplied by before the model sees them.
+        state: all that the run needs to go on.
+        normalizer: what activations go through before the model sees them.
     """
 
     def __init__(
@@ -69,71 +66,97 @@ class Trainer:
         source: ActivationSource,
         config: TrainConfig,
         *,
-        device: torch.device,
+        device: torch.device | str = "cpu",
+        held_out: ActivationSource | None = None,
         checkpoint: Path | None = None,
         log: LogCurve = lambda step, figures: None,
         progress: Callable[[int], None] = lambda steps: None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.source, self.config, self.device = source, config, device
-        self.checkpoint, self.log, self.progress = checkpoint, log, progress
-        self.trainable = architecture.trainable.to(device)
+        self.architecture, self.source, self.held_out = architecture, source, held_out
+        self.config, self.device = config, torch.device(device)
+        self.checkpoint, self.log, self.progress, self.stop = checkpoint, log, progress, stop
+        _check_widths(architecture, source)
+        self.trainable = architecture.trainable.to(self.device)
+        self.model = self.trainable.model
         self.trainable.check_coefficients(config.coefficients, "train.coefficients")
-        self.input_scale = input_scale(source, config)
-        self.schedule = Schedule(config.schedule, config.steps)
-        optimizer = torch.optim.Adam(self.trainable.parameters(), lr=config.lr, betas=config.betas, fused=True)
-        targeting = config.l0_targeting
-        if "coefficient" in targeting.model_fields_set:  # its default may be missing: TopK has nothing to steer
-            self.trainable.check_coefficients([targeting.coefficient], "train.l0_targeting.coefficient")
-        self.steered = targeting.coefficient if targeting.coefficient in self.trainable.losses else None
+
+        x_ND, y_NE = sample(source, config.seed)
+        self.normalizer = fit_normalizer(config.normalize, source, x_ND, y_NE).to(self.device)
+        if config.center != "none":
+            targets_NE = self.normalizer.normalize_target(y_NE.to(self.device), x_ND.to(self.device))
+            center(architecture, geometric_median(targets_NE) if config.center == "geometric_median" else targets_NE.mean(0))
+
+        resampling = config.dead_latents in ("resample", "both")
+        every = max(1, in_steps(config.resample.every, config.steps))
+        after = resample_steps(config.steps, every=every, delay=config.resample.delay, finish=config.resample.finish)
+        self.schedule = Schedule(config.schedule, config.steps, after if resampling else (), period=every)
+        self.tracker = need_tracker(self.model) if config.dead_latents in ("auxk", "both") else None
+        self.resampler = self._make_resampler() if resampling else None
+        optimizer = build_optimizer(config.optimizer, self.trainable, config.lr, device=self.device, warmup=self.schedule.warmup)
+        self.steered = self._steered()
+        given = config.coefficients.get(config.l0_targeting.coefficient)
         target = config.l0_target if self.steered else None
-        controller = L0Controller(targeting, target, config.coefficients.get(targeting.coefficient), self.schedule)
-        self.state = TrainState(self.trainable, optimizer, controller)
+        self.state = TrainState(
+            self.trainable,
+            self.normalizer,
+            optimizer,
+            L0Controller(config.l0_targeting, target, given, self.schedule),
+            torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16"),
+            WeightAverage(self.trainable, config.average) if config.average else None,
+            EarlyStopping(config.early_stopping),
+        )
 
     def train(self) -> dict[str, float]:
         """Run to the end, from the checkpoint if there is one. Returns the figures of the last steps.
 
         Raises:
             Failure: the loss or a weight is not finite; the last checkpoint is kept.
+            Stopped: `stop` said so; the state is saved.
         """
-        state, config = self.state, self.config
-        if self.checkpoint is not None and state.restore(self.checkpoint):
-            self.progress(state.step)
-            for step, figures in state.history:
-                self.log(step, figures)
-        else:
-            for hooks in training_hooks(self.trainable):
-                hooks.post_step(None)
+        state, config, optimizer = self.state, self.config, self.state.optimizer
+        self._begin()
         self.trainable.train()
-        for x_BD in self.source.batches(config.batch_size, seed=config.seed, start=state.step):
-            if state.step == config.steps:
+        training_form(optimizer, True)
+        for x_BD, y_BE in self.source.batches(config.batch_size, seed=config.seed, start=state.step):
+            if state.step >= config.steps or state.stopping.reason:
                 break
-            cache = Cache(state.step)
-            x_BD = x_BD.to(self.device) * self.input_scale
-            for group in state.optimizer.param_groups:
-                group["lr"] = config.lr * self.schedule.factor(state.step)
+            self._obey_stop()
+            x_BD, y_BE = self._to_model(x_BD, y_BE)
+            cache = Cache(state.step, config.steps)
+            set_lr(optimizer, config.lr * self.lr_factor(state.step))
 
             with seeded_global_rng(config.seed, "training", f"step {state.step}"):  # for dropout and noise
-                loss = self.trainable.loss(x_BD, x_BD, self.coefficients(), cache)
-            loss.backward()
+                loss = self._loss(x_BD, y_BE, cache)
+            state.scaler.scale(loss).backward()
+            state.scaler.unscale_(optimizer)  # hooks and clipping are to see gradients as they are
             for hooks in training_hooks(self.trainable):
                 hooks.post_backward(cache)
-            state.optimizer.step()
-            state.optimizer.zero_grad()
-            for hooks in training_hooks(self.trainable):
-                hooks.post_step(cache)
+            if config.clip_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self.trainable.parameters(), config.clip_grad_norm)
+            state.scaler.step(optimizer)
+            state.scaler.update()
+            optimizer.zero_grad()
+            self._post_step(cache)
 
             state.controller.update(float(cache["model"].read("l0")), state.step)  # a host sync each step
+            if state.average is not None:
+                state.average.update(state.step)
             state.step += 1
             logging = state.step % config.log_every == 0 or state.step == config.steps
-            saving = self.checkpoint is not None and state.step % config.checkpoint_every == 0
+            saving = self.checkpoint is not None and (state.step % config.checkpoint_every == 0 or state.step == config.steps)
             if logging or saving:
-                self.check_finite(loss)
+                self._check_finite(loss)
             if logging:
-                state.history.append((state.step, self.figures(x_BD, loss, cache)))
+                state.history.append((state.step, self._figures(x_BD, y_BE, loss, cache)))
+                state.stopping.update(*state.history[-1])
                 self.log(*state.history[-1])
-            if self.checkpoint is not None and saving:
+            if self.resampler is not None and state.step in self.schedule.resample_steps:
+                self._resample()
+            if saving and self.checkpoint is not None:
                 state.save(self.checkpoint)
             self.progress(1)
+        self._finish()
         return state.history[-1][1]
 
     def coefficients(self) -> dict[str, float]:
@@ -141,14 +164,127 @@ class Trainer:
         live = {self.steered: self.state.controller.coefficient} if self.steered else {}
         return self.config.coefficients | live
 
+    def lr_factor(self, step: int) -> float:
+        """What the learning rate is multiplied by; `schedule_free` does its warmup itself and wants no cooldown."""
+        free = self.config.optimizer.name == "schedule_free"
+        return self.schedule.resample_factor(step) if free else self.schedule.factor(step)
+
+    def measure(self, source: ActivationSource, rows: int, *, seed: int = 0) -> dict[str, float]:
+        """L0 and FVU of the model in inference form, as it would be saved now.
+
+        Args:
+            source: training or held-out activations.
+            rows: how many to measure on; whole batches are taken.
+            seed: decides which ones.
+        """
+        batches = islice(source.batches(self.config.batch_size, seed=seed), -(-rows // self.config.batch_size))
+        with self._in_use():
+            return measure(self.model, (self._to_model(x_BD, y_BE) for x_BD, y_BE in batches))
+
+    def _begin(self) -> None:
+        """Go on from the checkpoint, or start: from an earlier run's state, from a saved SAE, or afresh."""
+        state, start = self.state, self.config.start_from
+        if self.checkpoint is not None and state.restore(self.checkpoint):
+            self._replay()
+        elif start is not None and is_state(Path(start)):
+            state.restore(Path(start))
+            if state.step >= self.config.steps:
+                raise InputError(
+                    "the run to be extended is already as long",
+                    where="train.steps",
+                    found=self.config.steps,
+                    expected=f"more than the {state.step} steps of {start}",
+                )
+            state.stopping.reason = None
+            self._replay()
+        else:
+            if start is not None:
+                start_from_sae(self.architecture, Path(start), self.normalizer)
+            self._post_step(None)
+
+    def _replay(self) -> None:
+        self.progress(self.state.step)
+        for step, figures in self.state.history:
+            self.log(step, figures)
+
+    def _obey_stop(self) -> None:
+        if not self.stop():
+            return
+        if self.checkpoint is not None and self.state.step:
+            self._check_finite(None)
+            self.state.save(self.checkpoint)
+        raise Stopped(f"stopped after {self.state.step} steps")
+
+    def _to_model(self, x_BD: Tensor, y_BE: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch as the model takes it; still one object where the target is the input."""
+        same = y_BE is x_BD
+        x_BD = x_BD.to(self.device)
+        x_hat_BD = self.normalizer.normalize(x_BD)
+        return x_hat_BD, x_hat_BD if same else self.normalizer.normalize_target(y_BE.to(self.device), x_BD)
+
+    def _loss(self, x_BD: Tensor, y_BE: Tensor, cache: Cache) -> Tensor:
+        """The weighted sum of all losses, the auxiliary loss for dead latents included."""
+        precision = getattr(torch, self.config.precision)
+        with torch.autocast(self.device.type, dtype=precision, enabled=precision is not torch.float32):
+            loss = self.trainable.loss(x_BD, y_BE, self.coefficients(), cache)
+            if self.tracker is None or not (dead_F := self.tracker.dead(self.config.dead_window)).any():
+                return loss
+            k = self.config.auxk.k or max(1, self.architecture.d_in // 2)
+            auxiliary = auxk_loss(self.model, y_BE, cache.run_once(self.model, x_BD), cache["model"], dead_F, k)
+            cache.write("auxk_loss", auxiliary.detach())
+            return loss + self.config.auxk.coefficient * auxiliary
+
+    def _post_step(self, cache: Cache | None) -> None:
+        for hooks in training_hooks(self.trainable):
+            hooks.post_step(cache)
+
+    def _make_resampler(self) -> Resampler:
+        config = self.config
+        more = {"batch_size": config.batch_size, "seed": config.seed, "window": config.dead_window}
+        return Resampler(self.architecture, self.source, self.normalizer, config.resample, **more)
+
+    def _resample(self) -> None:
+        assert self.resampler is not None
+        renewed_F = self.resampler.resample(self.state.step, self.state.optimizer)
+        self._post_step(None)
+        if self.state.average is not None:
+            self.state.average.forget(renewed_F, FeatureParameter)
+
+    def _finish(self) -> None:
+        """Bring the weights into the form to be used: averaged if they are, normalised as the architecture wants them."""
+        self.trainable.eval()
+        if self.state.average is None and self.config.optimizer.name != "schedule_free":
+            return
+        training_form(self.state.optimizer, False)
+        if self.state.average is not None:
+            self.state.average.take()
+        self._post_step(None)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Inside the block the model is as it would be saved now; afterwards every weight is, bit by bit, as it was."""
+        was_training = self.trainable.training
+        changes = was_training and (self.state.average is not None or self.config.optimizer.name == "schedule_free")
+        kept = [(p, p.detach().clone()) for p in self.trainable.parameters()] if changes else []
+        groups = [dict(group) for group in self.state.optimizer.param_groups]
+        self._finish()
+        try:
+            yield
+        finally:
+            for parameter, value in kept:
+                parameter.data.copy_(value)
+            for group, before in zip(self.state.optimizer.param_groups, groups, strict=True):
+                group.update(before)
+            self.trainable.train(was_training)
+
     @torch.no_grad()
-    def check_finite(self, loss: Tensor) -> None:
+    def _check_finite(self, loss: Tensor | None) -> None:
         """Refuse to go on, to save or to end with a loss or weights that are not finite.
 
         Raises:
             Failure: naming the step, and the checkpoint before it.
         """
-        finite = math.isfinite(loss.item())
+        finite = loss is None or math.isfinite(loss.item())
         if finite and all(bool(torch.isfinite(p).all()) for p in self.trainable.parameters()):
             return
         kept = (
@@ -156,36 +292,41 @@ class Trainer:
         )
         raise Failure(
             f"the {'weights are' if finite else 'loss is'} not finite at step {self.state.step}{kept}",
-            found=None if finite else loss.item(),
+            found=None if finite or loss is None else loss.item(),
             expected="a lower train.lr",
         )
 
-    @torch.no_grad()
-    def figures(self, x_BD: Tensor, loss: Tensor, cache: Cache) -> dict[str, float]:
-        """What the training curves show, from one batch."""
-        model = cache["model"]
-        residual = x_BD - cache.run_once(self.trainable.model, x_BD)
-        figures = {
-            "loss": loss.item(),
-            "l0": float(model.read("l0")),
-            "l1": float(model.read("l1")),
-            "fvu": float(residual.square().sum() / (x_BD - x_BD.mean(0)).square().sum()),
-            "lr": self.state.optimizer.param_groups[0]["lr"],
-        }
+    def _figures(self, x_BD: Tensor, y_BE: Tensor, loss: Tensor, cache: Cache) -> dict[str, float]:
+        """What the training curves show, from one batch, and from held-out activations where there are some."""
+        error_BE = y_BE - cache.run_once(self.model, x_BD)
+        figures = batch_figures(self.trainable, y_BE, error_BE, loss, cache)
+        figures["lr"] = self.state.optimizer.param_groups[0]["lr"]
         if self.steered:
             figures[self.steered.removesuffix("_loss") + "_coefficient"] = self.state.controller.coefficient
-        figures |= {name: float(cache.read(name)) for name in (*self.trainable.losses, *self.trainable.metrics)}
-        for module in self.trainable.model.modules():
-            if isinstance(module, EMAFreqTracker):
-                figures["dead_latents"] = float(module.dead(self.config.dead_window).sum())
+        if self.config.dead_latents in ("auxk", "both"):
+            figures["auxk_loss"] = float(cache.read("auxk_loss")) if "auxk_loss" in cache else 0.0
+        if (tracker := find_tracker(self.model)) is not None:
+            figures["dead_latents"] = float(tracker.dead(self.config.dead_window).sum())
+        if self.held_out is not None and self.config.held_out_rows:
+            measured = self.measure(self.held_out, self.config.held_out_rows)
+            figures |= {f"held_out_{name}": value for name, value in measured.items()}
         return figures
 
+    def _steered(self) -> str | None:
+        """The loss whose coefficient is steered; None where the architecture has none of that name."""
+        targeting = self.config.l0_targeting
+        if "coefficient" in targeting.model_fields_set:  # its default may be missing: TopK has nothing to steer
+            self.trainable.check_coefficients([targeting.coefficient], "train.l0_targeting.coefficient")
+        return targeting.coefficient if targeting.coefficient in self.trainable.losses else None
 
-def input_scale(source: ActivationSource, config: TrainConfig) -> float:
-    """What the activations are multiplied by: √d_in over their mean norm, or 1."""
-    if config.normalize == "none":
-        return 1.0
-    norm = source.mean_norm()
-    if not math.isfinite(norm) or norm <= 0:
-        raise Failure("the activations have no finite mean norm to normalise by", found=norm, expected="train.normalize: none")
-    return math.sqrt(source.d_in) / norm
+
+def _check_widths(architecture: Architecture[Any], source: ActivationSource) -> None:
+    wanted = (architecture.d_in, architecture.d_out)
+    given = (sum(source.widths), sum(source.target_widths))
+    if wanted != given:
+        raise InputError(
+            "the architecture and the source differ in width",
+            where=type(architecture).__name__,
+            found=f"d_in {wanted[0]}, d_out {wanted[1]}",
+            expected=f"d_in {given[0]}, d_out {given[1]}",
+        )

@@ -18,7 +18,8 @@ from sae.components import EMAFreqTracker, L2Loss, SparsityPenaltyLoss
 from sae.components import features as ft
 from sae.config import SweepableConfig
 from sae.core import ReuseForward, Seq, useif
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.config import TrainConfig
+from sae.training.trainer import Trainer
 from tests.sae.synthetic import SyntheticSource
 
 # fmt: off

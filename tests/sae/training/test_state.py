@@ -18,7 +18,8 @@ from sae.architectures.vanilla import VanillaSAE
 from sae.components import EMAFreqTracker, L2Loss
 from sae.config import Failure, SweepableConfig
 from sae.core import Seq
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.config import TrainConfig
+from sae.training.trainer import Trainer
 from tests.sae.architecture.test_seed_examples import Gated
 from tests.sae.synthetic import SyntheticSource
 
