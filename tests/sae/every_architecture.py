@@ -109,7 +109,9 @@ class Case:
 
 
 def _case(name: str, **config: Any) -> Case:
-    return Case(name + "".join(f"-{key}-{value}" for key, value in config.items()), import_architecture(SHIPPED[name], ""), config)
+    return Case(
+        name + "".join(f"-{key}-{value}" for key, value in config.items()), import_architecture(SHIPPED[name], ""), config
+    )
 
 
 CASES = [

@@ -12,6 +12,7 @@ from torch import Tensor
 from sae.architecture import Architecture, load, save
 from sae.architecture.folding import fold
 from sae.architecture.normalizer import Normalizer
+from sae.components.nonlinearities import BatchTopK
 from sae.components.parameters import (
     DataBias,
     DecoderRows,
@@ -19,7 +20,6 @@ from sae.components.parameters import (
     LatentThreshold,
     SAEParameter,
 )
-from sae.components.nonlinearities import BatchTopK
 from sae.training.normalize import Normalize, fit_normalizer
 from tests.sae.every_architecture import CASES, UNDECLARED, Case
 
