@@ -144,16 +144,16 @@ class Trainer:
                 state.average.update(state.step)
             state.step += 1
             logging = state.step % config.log_every == 0 or state.step == config.steps
-            saving = self.checkpoint is not None and (state.step % config.checkpoint_every == 0 or state.step == config.steps)
-            if logging or saving:
-                self._check_finite(loss)
             if logging:
+                self._check_finite(loss)
                 state.history.append((state.step, self._figures(x_BD, y_BE, loss, cache)))
                 state.stopping.update(*state.history[-1])
                 self.log(*state.history[-1])
             if self.resampler is not None and state.step in self.schedule.resample_steps:
                 self._resample()
-            if saving and self.checkpoint is not None:
+            ending = state.step == config.steps or state.stopping.reason is not None
+            if self.checkpoint is not None and (ending or state.step % config.checkpoint_every == 0):
+                self._check_finite(loss)
                 state.save(self.checkpoint)
             self.progress(1)
         self._finish()
