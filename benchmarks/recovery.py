@@ -62,7 +62,6 @@ PEERS = [
     Entry("sae_lens", "standard", 5.0, -0.9),
     Entry("sae_lens", "gated", 5.0, -0.7),
     Entry("sae_lens", "jumprelu", 1.0, -0.6),
-    Entry("sae_lens", "jumprelu_target", 7.0, 1.0),
     Entry("dictionary_learning", "topk", 7),
     Entry("dictionary_learning", "batchtopk", 7),
     Entry("dictionary_learning", "matryoshka_batchtopk", 7),
@@ -72,6 +71,7 @@ PEERS = [
     Entry("dictionary_learning", "p_anneal", 0.1, -0.6),
     Entry("dictionary_learning", "jumprelu", 7.0, 1.0),
     Entry("sparsify", "topk", 7),
+    Entry("sae_lens", "jumprelu_target", 7.0, 1.0),
 ]
 # A transcoder and a crosscoder reconstruct something else than their input; there is nothing to compare them with here.
 OURS = [Entry("ours", name, 7) for name in SHIPPED if "coder" not in name]
