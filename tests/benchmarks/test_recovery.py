@@ -104,47 +104,48 @@ def test_the_better_learning_rate_is_sought_among_those_that_meet_l0() -> None:
     assert better([better_but_off, {"diverged": True}], 7.0) is better_but_off
 
 
-def answer(python: Path, script: str, job: dict[str, Any]) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT) if script == "recovery_ours.py" else ""}
-    command = [str(python), str(ROOT / "benchmarks" / script)]
-    done = subprocess.run(command, input=json.dumps(job) + "\n", capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout)["seconds"] > 0
-
-
-def check(tmp_path: Path, python: Path, script: str, entry: Any) -> None:
-    """A few steps of this architecture, saved, loaded and measured."""
+def check(tmp_path: Path, python: Path, script: str, entries: list[Any]) -> None:
+    """A few steps of these architectures: trained, saved, loaded and measured."""
     from recovery import Benchmark
 
     data = frozen(tmp_path)
     benchmark = Benchmark(data, None, tmp_path / "results", steps=40)  # type: ignore[arg-type]
-    out = tmp_path / "out.safetensors"
-    job = benchmark.job(entry, 1e-3, 0, 3.0) | {"batch_size": 64, "d_sae": 512}
-    job["epoch_seeds"] = [derive_seed(0, "rows", f"epoch {epoch}") for epoch in range(6)]
-    answer(python, script, job | {"rows": str(data.rows), "held_out": str(data.held_out), "out": str(out)})
-    made = load_file(out)
-    assert made["codes"].shape == (200, 512)
-    assert made["decoder"].shape == (512, 8)
-    assert 0 <= data.measure(out)["mcc"] <= 1
-
-
-def entries(which: str) -> list[Any]:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import recovery
-
-    found: list[Any] = getattr(recovery, which)
-    return found
+    epoch_seeds = [derive_seed(0, "rows", f"epoch {epoch}") for epoch in range(12)]
+    files = {"rows": str(data.rows), "held_out": str(data.held_out)}
+    jobs = [
+        benchmark.job(entry, 1e-3, 0, 3.0)
+        | {"batch_size": 64, "epoch_seeds": epoch_seeds, "out": str(tmp_path / f"{entry.architecture}.safetensors")}
+        | files
+        for entry in entries
+    ]
+    done = subprocess.run(
+        [str(python), str(ROOT / "benchmarks" / script)],
+        input="".join(json.dumps(job) + "\n" for job in jobs),
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(ROOT)} if script == "recovery_ours.py" else {}),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) == len(jobs)
+    for job in jobs:
+        made = load_file(job["out"])
+        assert made["codes"].shape == (200, job["d_sae"])
+        assert made["decoder"].shape == (job["d_sae"], 8)
+        assert 0 <= data.measure(Path(job["out"]))["mcc"] <= 1
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("entry", entries("PEERS"), ids=lambda entry: f"{entry.tool}-{entry.architecture}")
-def test_each_peer_trains_saves_and_loads(tmp_path: Path, entry: Any) -> None:
+@pytest.mark.parametrize("tool", ["sae_lens", "dictionary_learning", "sparsify"])
+def test_each_peer_trains_saves_and_loads(tmp_path: Path, tool: str) -> None:
+    from recovery import PEERS
+
     python = ROOT / ".peers/bin/python"
     assert python.exists(), "the peers are not installed: make peers"
-    check(tmp_path, python, "recovery_peers.py", entry)
+    check(tmp_path, python, "recovery_peers.py", [entry for entry in PEERS if entry.tool == tool])
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("entry", entries("OURS"), ids=lambda entry: entry.architecture)
-def test_each_of_ours_trains_saves_and_loads(tmp_path: Path, entry: Any) -> None:
-    check(tmp_path, Path(sys.executable), "recovery_ours.py", entry)
+def test_each_of_ours_trains_saves_and_loads(tmp_path: Path) -> None:
+    from recovery import OURS
+
+    check(tmp_path, Path(sys.executable), "recovery_ours.py", OURS)
