@@ -213,24 +213,24 @@ def better(results: list[Result], true_l0: float) -> Result:
 
 def run(benchmark: Benchmark, entries: list[Entry], seeds: list[int]) -> list[str]:
     """Every entry at its better learning rate, decided on the first seed. Returns what failed."""
-    chosen: dict[Entry, Result] = {}
-    failures = []
-    for entry in entries:
-        results: list[Result] = []
-        for lr in LEARNING_RATES:
-            start = results[-1]["coefficient"] if results else entry.coefficient
-            try:
-                results.append(benchmark.at_true_l0(entry, lr, seeds[0], start))
-            except RuntimeError as error:
-                failures.append(str(error))
-        if results:
-            chosen[entry] = better(results, benchmark.true_l0)
+    failures: list[str] = []
+
+    def attempt(entry: Entry, lr: float, seed: int, start: float) -> list[Result]:
+        try:
+            return [benchmark.at_true_l0(entry, lr, seed, start)]
+        except RuntimeError as error:
+            failures.append(str(error))
+            return []
+
+    first: dict[Entry, list[Result]] = {entry: [] for entry in entries}
+    for lr in LEARNING_RATES:
+        for entry, results in first.items():
+            results += attempt(entry, lr, seeds[0], results[0]["coefficient"] if results else entry.coefficient)
     for seed in seeds[1:]:
-        for entry, first in chosen.items():
-            try:
-                benchmark.at_true_l0(entry, first["lr"], seed, first["coefficient"])
-            except RuntimeError as error:
-                failures.append(str(error))
+        for entry, results in first.items():
+            if results:
+                chosen = better(results, benchmark.true_l0)
+                attempt(entry, chosen["lr"], seed, chosen["coefficient"])
     return failures
 
 
