@@ -17,8 +17,10 @@ from pathlib import Path
 
 from pipeline.exits import find_error
 from pipeline.interpreter import STARTED_BY
-from pipeline.process import Process
+from pipeline.process import PATIENCE, Process
 from pipeline.progress import SECONDS_VARIABLE
+from pipeline.run_config import RunConfig
+from pipeline.sections import read_section
 from sae.config import Failure
 
 TAIL = 40  # lines of a stage's output that its error keeps
@@ -67,7 +69,9 @@ def run_stage(root: Path, stage: str, on_line: Callable[[str], None], *, force: 
     """
     # --wait-for-lock is about DVC's lock on the repository, which is held for moments: another command may hold it just now.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage]
-    process = Process(command, cwd=root, env=_environment(root))
+    # The stage may take its whole grace time, and DVC a moment after it.
+    patience = PATIENCE + read_section(root, "run", RunConfig).grace
+    process = Process(command, cwd=root, env=_environment(root), patience=patience)
     outcome = None
     tail: deque[str] = deque(maxlen=TAIL)
     try:

@@ -124,6 +124,23 @@ def fingerprint_architecture(reference: str, hashes: FileHashes) -> dict[str, An
     return {"architecture": reference, "sha256": hashes(Path(spec.origin))}
 
 
+def fingerprint_start(start_from: str | None, hashes: FileHashes) -> dict[str, Any]:
+    """Hash of the saved SAE or the run's state that training is to start from.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if start_from is None:
+        return {"start_from": None}
+    folder = Path(start_from)
+    if not folder.is_dir():
+        raise InputError(
+            "there is no such folder", where="train.start_from", found=start_from, expected="a saved SAE, or a run's state"
+        )
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+    return {"start_from": start_from, "sha256": _digest((path.name, hashes(path)) for path in files)}
+
+
 def _hub_commit(name: str, revision: str | None, kind: str, where: str) -> str:
     """The commit that a revision on the hub stands for: from the hub, or offline from the local copy."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache

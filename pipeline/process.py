@@ -14,6 +14,8 @@ from typing import IO
 
 from pipeline import guard
 
+PATIENCE = 5.0
+
 _live: set[Process] = set()
 _live_lock = threading.Lock()
 
@@ -28,11 +30,20 @@ class Process:
         cwd: folder to run in.
         env: the whole environment.
         output: where stdout and stderr go; None keeps them for `lines`.
+        patience: seconds that it has, once it is to stop, to end by itself.
     """
 
-    def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], output: IO[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        output: IO[bytes] | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
         self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, *command],
+            [sys.executable, "-I", "-S", guard.__file__, str(patience), *command],
             cwd=cwd,
             env=env,
             stdin=subprocess.PIPE,

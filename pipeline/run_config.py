@@ -21,6 +21,8 @@ class RunConfig(SweepableConfig):
     threads: int = Field(default=2, gt=0, description="CPU threads; sums are taken in another order with another number.")
     log: list[Literal["dvclive"]] = Field(default=["dvclive"], description="Where training curves go.")
 
+    grace: float = Field(default=10, gt=0, description="Seconds that training has to save its state once it is told to stop.")
+
     def torch_device(self) -> torch.device:
         """Set the number of threads and return the device.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,9 +13,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from pipeline.exits import exit_status
 from pipeline.run_config import RunConfig
 from pipeline.sections import PARAMS_FILE, read_section, read_yaml
-from sae.config import SaeError
 
 C = TypeVar("C", bound=BaseModel)
 WORK = Path(".work")
@@ -109,15 +108,14 @@ def run_stage(name: str, body: Callable[[StageContext], str]) -> int:
         name: of the stage.
         body: does the work and returns one line: what it made, how much, where.
     """
-    context = StageContext(name, Path.cwd())
-    try:
+
+    def work() -> None:
+        context = StageContext(name, Path.cwd())
         summary = body(context)
-    except SaeError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
-        return error.exit_code
-    context.forget_work()
-    print(f"{name}: {summary}", flush=True)
-    return 0
+        context.forget_work()
+        print(f"{name}: {summary}", flush=True)
+
+    return exit_status(work)
 
 
 def _at(params: dict[str, Any], path: str) -> Any:

@@ -89,7 +89,8 @@ def capture(
         if (batch + 1) % batches_between_checkpoints == 0:
             writer.checkpoint(here.stop)
         progress(int(kept.sum()))
-    return writer.finish(inputs)
+    special = tokens.tokens_SC[tokens.special_SC & kept_SC].unique()
+    return writer.finish(inputs, special.tolist())
 
 
 def _rows(values: dict[str, Tensor], kept_SC: Tensor) -> dict[str, Tensor]:

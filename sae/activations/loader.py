@@ -19,7 +19,8 @@ class StoreSource:
     """A store as a source of training batches: one hook point, every row once an epoch, for ever.
 
     An epoch visits the shards in a random order and the rows of a shard in a random order; since rows were shuffled over
-    the whole split when the store was written, a batch is a fair sample of the split. Memory holds one shard.
+    the whole split when the store was written, a batch is a fair sample of the split. Memory holds one shard. Rows of special
+    tokens, which a store of sequences keeps in place, are left out.
 
     Args:
         directory: of a store.
@@ -30,6 +31,7 @@ class StoreSource:
         self.store = Store(directory)
         self.hook_point = next(iter(self.store.manifest.hook_points)) if hook_point is None else hook_point
         self.store.check_hook_point(self.hook_point, "sae.hook_point")
+        self._kept = [self._kept_rows(index) for index in range(len(self.store.manifest.shards))]
 
     @property
     def hook_points(self) -> list[str]:
@@ -49,10 +51,14 @@ class StoreSource:
 
     @property
     def rows(self) -> int:
-        return self.store.manifest.rows
+        """Rows of an epoch."""
+        return sum(len(kept_N) for kept_N in self._kept)
 
     def batches(self, batch_size: int, *, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of the same batch [B, D] in float32, as input and as target. A batch may begin in one epoch and end in the next, so that none is partial."""
+        """Pairs of the same batch [B, D] in float32, as input and as target.
+
+        A batch may begin in one epoch and end in the next, so that none is partial.
+        """
         parts: list[Tensor] = []
         have = 0
         for rows_ND in self._pieces(start * batch_size, seed):
@@ -68,16 +74,23 @@ class StoreSource:
     def _pieces(self, skip: int, seed: int) -> Iterator[Tensor]:
         """The rows from number `skip` of the endless order on, a shard at a time."""
         epoch, skip = divmod(skip, self.rows)
-        shards = self.store.manifest.shards
         while True:
-            order = torch.randperm(len(shards), generator=generator(seed, "loader", f"epoch {epoch}"))
+            order = torch.randperm(len(self._kept), generator=generator(seed, "loader", f"epoch {epoch}"))
             for index in order.tolist():
-                if skip >= shards[index].rows:
-                    skip -= shards[index].rows
+                kept_N = self._kept[index]
+                if skip >= len(kept_N):
+                    skip -= len(kept_N)
                     continue
-                chosen = torch.randperm(
-                    shards[index].rows, generator=generator(seed, "loader", f"epoch {epoch}", f"shard {index}")
-                )
-                yield self.store.read_shard(index, [self.hook_point])[self.hook_point][chosen[skip:]]
+                stream = generator(seed, "loader", f"epoch {epoch}", f"shard {index}")
+                chosen = kept_N[torch.randperm(len(kept_N), generator=stream)[skip:]]
+                yield self.store.read_shard(index, [self.hook_point])[self.hook_point][chosen]
                 skip = 0
             epoch += 1
+
+    def _kept_rows(self, index: int) -> Tensor:
+        """Numbers of the rows of a shard that are served: all but those of special tokens."""
+        special = self.store.manifest.special_tokens
+        if not special:
+            return torch.arange(self.store.manifest.shards[index].rows)
+        token_N = self.store.read_shard(index, ["token"])["token"]
+        return torch.isin(token_N, torch.tensor(special, dtype=token_N.dtype), invert=True).nonzero().squeeze(-1)

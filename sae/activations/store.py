@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -50,6 +50,7 @@ class Manifest:
         context: length of the sequences where rows stay in sequence, else None.
         mean_norm: mean Euclidean norm by hook point.
         inputs: hashes of all that went in.
+        special_tokens: ids of tokens whose rows are kept in place in sequences and are no activations to learn from.
     """
 
     split: str
@@ -61,6 +62,7 @@ class Manifest:
     mean_norm: dict[str, float]
     shards: list[Shard]
     inputs: dict[str, str]
+    special_tokens: list[int] = field(default_factory=list)
     schema: int = SCHEMA
 
 
@@ -160,7 +162,7 @@ class StoreWriter:
         progress = {"done": done, "sums": sums, "norms": self._norms}
         _replace(self.directory / "progress.json", lambda path: path.write_text(json.dumps(progress)))
 
-    def finish(self, inputs: dict[str, str]) -> Manifest:
+    def finish(self, inputs: dict[str, str], special_tokens: Sequence[int] = ()) -> Manifest:
         """Close the shards, add statistics and manifest, and drop what only resuming needed."""
         shards = []
         for shard in self._shards:
@@ -179,6 +181,7 @@ class StoreWriter:
             mean_norm={name: total / self.rows for name, total in self._norms.items()},
             shards=shards,
             inputs=inputs,
+            special_tokens=list(special_tokens),
         )
         _replace(self.directory / "manifest.json", lambda path: path.write_text(json.dumps(asdict(manifest), indent=2) + "\n"))
         (self.directory / "progress.json").unlink(missing_ok=True)
@@ -258,8 +261,3 @@ def _replace(path: Path, write: Any) -> None:
     with fresh.open("rb") as file:
         os.fsync(file.fileno())
     fresh.rename(path)
-
-
-def row_indices(store: Store) -> NDArray[np.int64]:
-    """First row of each shard, and the number of rows at the end."""
-    return np.cumsum([0] + [shard.rows for shard in store.manifest.shards], dtype=np.int64)

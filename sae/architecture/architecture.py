@@ -34,6 +34,22 @@ class Architecture(Generic[C]):
         l0_target: mean number of active latents to aim at.
         center_D: where the decoder's bias starts.
         seed: decides the initial weights.
+
+    >>> import torch
+    >>> from sae import model_prop
+    >>> from sae.components import L2Loss
+    >>> class Plain(Architecture[SweepableConfig]):
+    ...     @model_prop
+    ...     def model(self):
+    ...         return SAE(encoder_pre=self.init.encoder, nonlinearity=torch.nn.ReLU(), decoder=self.init.decoder)
+    ...     L2_loss = model.add_loss(L2Loss)
+    >>> plain = Plain(d_in=4, d_sae=8)
+    >>> sorted(plain.canonical_tensors())
+    ['decoder.bias', 'decoder.weight', 'encoder.bias', 'encoder.weight']
+    >>> list(plain.trainable.losses)
+    ['L2_loss']
+    >>> plain.core_model.encode(torch.ones(3, 4)).shape
+    (3, 8)
     """
 
     config_class: ClassVar[type[SweepableConfig]] = SweepableConfig
@@ -97,7 +113,7 @@ class Architecture(Generic[C]):
             if isinstance(module, EMAFreqTracker):
                 module.allocate(self.d_sae)
 
-    def _declared(self, kind: type[ArchitectureProp[Loss]]) -> dict[str, Loss]:
+    def _declared(self, kind: type[ArchitectureProp[Loss | None]]) -> dict[str, Loss]:
         """The losses or metrics by name, without those that this config has no use for: they are None."""
         parts = {name: getattr(self, name) for name in self.declarations.of(kind)}
         return {name: part for name, part in parts.items() if part is not None}

@@ -15,7 +15,7 @@ from sae.architecture.architecture import Architecture
 from sae.architecture.model import SAE
 from sae.architecture.normalizer import Normalizer
 from sae.components.linear import EncoderLinear
-from sae.components.parameters import DataBias, InputBias, LatentBias, SAEParameter, SkipMatrix
+from sae.components.parameters import DataBias, LatentBias, SAEParameter
 from sae.config import seeded_global_rng
 from sae.core import Cache
 
@@ -28,9 +28,10 @@ def fold(architecture: Architecture[Any], normalizer: Normalizer) -> Architectur
     """A copy of the architecture whose model does without the normaliser, or None where no such copy exists.
 
     With x̂ = (x - m) s on the way in and x = x̂ / s + m on the way out, every parameter changes as its kind says: encoder
-    rows by s, decoder rows and biases of the data by 1 / s, the biases by + m besides. What is left is a constant at each latent where the
-    encoder's input is not centred by such a bias; it is measured on the encoder's outputs and goes into its own bias.
-    The copy is then compared with the original on probe rows, in float64: codes and reconstructions must agree.
+    rows by s, decoder rows and biases of the data by 1 / s, the biases by + m besides. What is left is a constant at each
+    latent where the encoder's input is not centred by such a bias; it is measured on the encoder's outputs and goes into
+    its own bias. The copy is then compared with the original on probe rows, in float64: codes and reconstructions must
+    agree.
 
     Args:
         architecture: as trained.
@@ -42,8 +43,10 @@ def fold(architecture: Architecture[Any], normalizer: Normalizer) -> Architectur
     trained.trainable.double().eval()
     folded = copy.deepcopy(trained)
     wide = copy.deepcopy(normalizer).double()
-    if not all(_fold_parameter(parameter, wide) for parameter in folded.core_model.parameters()):
-        return None
+    for parameter in folded.core_model.parameters():
+        if not isinstance(parameter, SAEParameter):
+            return None  # of no declared kind: nobody knows how it changes
+        parameter.fold_(wide.shift_D, wide.scale_D, wide.shift_E, wide.scale_E)
     with seeded_global_rng(0, "folding", "probes"):
         probe_BD = wide.shift_D + torch.randn(PROBES, len(wide.shift_D), dtype=torch.float64) / wide.scale_D
     _move_constants(trained.core_model, folded.core_model, wide, probe_BD)
@@ -51,25 +54,6 @@ def fold(architecture: Architecture[Any], normalizer: Normalizer) -> Architectur
         return None
     folded.trainable.float()
     return folded
-
-
-def _fold_parameter(parameter: nn.Parameter, wide: Normalizer) -> bool:
-    """Change one parameter as its kind says. Returns whether that could be done."""
-    if not isinstance(parameter, SAEParameter):
-        return False  # nobody knows how it changes
-    if isinstance(parameter, SkipMatrix):
-        parameter.mul_(wide.scale_D).div_(wide.scale_E[:, None])
-        return True
-    for power, scale in ((parameter.in_power, wide.scale_D), (parameter.out_power, wide.scale_E)):
-        if power and parameter.ndim == 0 and not bool((scale == scale[0]).all()):
-            return False  # one number can't take in a scale for each dimension
-        if power:
-            parameter.mul_((scale if parameter.ndim else scale[0]) ** -power)
-    if isinstance(parameter, InputBias):
-        parameter.add_(wide.shift_D)
-    elif isinstance(parameter, DataBias):
-        parameter.add_(wide.shift_E)
-    return True
 
 
 def _move_constants(trained: SAE, folded: SAE, wide: Normalizer, probe_BD: Tensor) -> None:
@@ -82,11 +66,11 @@ def _move_constants(trained: SAE, folded: SAE, wide: Normalizer, probe_BD: Tenso
             continue
         if twin.bias is None:
             twin.bias = LatentBias(torch.zeros_like(offset_F))
-        twin.bias += offset_F
+        twin.bias.add_(offset_F)
     missing_E = (wide.restore(_output(trained, wide.normalize(probe_BD))) - _output(folded, probe_BD)).mean(0)
     bias_E = getattr(folded.decoder, "bias", None)
     if folded.skip is not None and isinstance(bias_E, DataBias):  # what the skipping map made of the shift
-        bias_E += missing_E
+        bias_E.add_(missing_E)
 
 
 def _projections(model: nn.Module, x_BD: Tensor) -> list[tuple[EncoderLinear, Tensor]]:

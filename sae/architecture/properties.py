@@ -34,11 +34,11 @@ class ArchitectureProp(Generic[T]):
         return instance.__dict__[self.name]
 
 
-class loss_prop(ArchitectureProp[Loss]):  # noqa: N801 - reads as the decorator that it is
+class loss_prop(ArchitectureProp[Loss | None]):  # noqa: N801 - reads as the decorator that it is
     """Builds a loss. Its coefficient goes by the attribute's name. It may return None: this config has no such loss."""
 
 
-class metric_prop(ArchitectureProp[Loss]):  # noqa: N801
+class metric_prop(ArchitectureProp[Loss | None]):  # noqa: N801
     """Builds a loss that is recorded and not trained on."""
 
 

@@ -195,9 +195,7 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> TrainedSA
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name])
-    return TrainedSAE(
-        architecture, config["hook_points"], config["lineage"], config["target_hook_points"], normalizer
-    ).to(device)
+    return TrainedSAE(architecture, config["hook_points"], config["lineage"], config["target_hook_points"], normalizer).to(device)
 
 
 def _give_biases(architecture: Architecture[Any], tensors: dict[str, Tensor]) -> None:

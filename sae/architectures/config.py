@@ -8,7 +8,16 @@ from pydantic import Field, field_validator
 
 from sae.architecture import Architecture, import_architecture
 from sae.architectures import SHIPPED
+from sae.architectures.anthropic import AnthropicConfig
+from sae.architectures.batchtopk import BatchTopKConfig
+from sae.architectures.crosscoder import CrosscoderConfig
+from sae.architectures.gated import GatedConfig
+from sae.architectures.jumprelu import JumpReLUConfig
+from sae.architectures.matryoshka import MatryoshkaConfig
+from sae.architectures.p_anneal import PAnnealConfig
+from sae.architectures.prolu import ProLUConfig
 from sae.architectures.topk import TopKConfig
+from sae.architectures.transcoder import TranscoderConfig
 from sae.architectures.vanilla import VanillaConfig
 from sae.config import InputError, SweepableConfig, nearest_name, parse_config
 
@@ -21,7 +30,17 @@ class SAEConfig(SweepableConfig):
     expansion: float = Field(default=8, gt=0, description="Latents for each dimension of the activations.")
     d_sae: int | None = Field(default=None, gt=0, description="Number of latents, in place of the expansion.")
     topk: TopKConfig = TopKConfig()
+    batchtopk: BatchTopKConfig = BatchTopKConfig()
+    matryoshka: MatryoshkaConfig = MatryoshkaConfig()
+    jumprelu: JumpReLUConfig = JumpReLUConfig()
+    gated: GatedConfig = GatedConfig()
     vanilla: VanillaConfig = VanillaConfig()
+    anthropic: AnthropicConfig = AnthropicConfig()
+    p_anneal: PAnnealConfig = PAnnealConfig()
+    prolu: ProLUConfig = ProLUConfig()
+    transcoder: TranscoderConfig = TranscoderConfig()
+    skip_transcoder: TranscoderConfig = TranscoderConfig()
+    crosscoder: CrosscoderConfig = CrosscoderConfig()
     own: dict[str, Any] = Field(default={}, description="Config of your own class; checked against the class's config.")
 
     @field_validator("architecture")

@@ -92,7 +92,14 @@ class Codes(ABC):
 
 
 class DenseCodes(Codes):
-    """Codes stored as one tensor [B, F]; every entry is on the support."""
+    """Codes stored as one tensor [B, F]; every entry is on the support.
+
+    >>> codes = DenseCodes(torch.tensor([[0.0, 2.0, 0.0], [1.0, 3.0, 0.0]]))
+    >>> codes.shape, codes.l0().item(), codes.fired().tolist()
+    ((2, 3), 1.5, [1, 2, 0])
+    >>> (codes @ torch.eye(3)).tolist()
+    [[0.0, 2.0, 0.0], [1.0, 3.0, 0.0]]
+    """
 
     def __init__(self, values_BF: Tensor) -> None:
         self.values_BF = values_BF

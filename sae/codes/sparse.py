@@ -24,6 +24,12 @@ class SparseCodes(Codes):
         latents_N: which latents they belong to; no latent twice for a token.
         offsets: where each token's entries begin, and where the last one's end [B + 1].
         d_sae: number of latents in all.
+
+    >>> codes = SparseCodes.from_rows(torch.tensor([[2.0], [3.0]]), torch.tensor([[1], [0]]), d_sae=3)
+    >>> codes.dense().tolist()
+    [[0.0, 2.0, 0.0], [3.0, 0.0, 0.0]]
+    >>> codes.scale_latents(torch.tensor([0.0, 1.0, 1.0])).dense().tolist()
+    [[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
     """
 
     def __init__(self, values_N: Tensor, latents_N: Tensor, offsets: Tensor, d_sae: int) -> None:

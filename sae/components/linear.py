@@ -32,7 +32,7 @@ class EncoderLinear(Module):
         super().__init__()
         self.weight = weight_FD if isinstance(weight_FD, TiedRows) else EncoderRows(weight_FD)
         self.bias: LatentBias | None = None if bias_F is None else LatentBias(bias_F)
-        self.scale = InputScale(torch.ones(()), requires_grad=False) if isinstance(weight_FD, TiedRows) else None
+        self.scale = InputScale(torch.ones(weight_FD.shape[1]), requires_grad=False) if isinstance(weight_FD, TiedRows) else None
 
     def forward(self, x_BD: Tensor, *, cache: Cache) -> Tensor:
         return cache.write("projection", self.apply_with(x_BD, self.weight, self.bias))
@@ -54,7 +54,7 @@ class DecoderLinear(Module):
         super().__init__()
         self.weight = weight_FD if isinstance(weight_FD, TiedRows) else DecoderRows(weight_FD)
         self.bias: DataBias | None = None if bias_D is None else DataBias(bias_D)
-        self.scale = OutputScale(torch.ones(()), requires_grad=False) if isinstance(weight_FD, TiedRows) else None
+        self.scale = OutputScale(torch.ones(weight_FD.shape[1]), requires_grad=False) if isinstance(weight_FD, TiedRows) else None
 
     def forward(self, codes: Codes | Tensor, *, cache: Cache) -> Tensor:
         return self.apply_with(codes, self.weight, self.bias)

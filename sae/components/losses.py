@@ -61,3 +61,41 @@ class SparsityPenaltyLoss(Loss):
                 expected="SAE(penalty=L1Penalty()) or another penalty",
             )
         return torch.stack(penalties).sum()
+
+
+class L0Loss(Loss):
+    """The batch's L0, with the gradient that a `JumpReLU` gives its thresholds."""
+
+    def loss(self, x: Tensor, y: Tensor, reconstruction: Tensor, cache: Cache) -> Tensor:
+        found: list[Tensor] = [value for path, value in cache.values().items() if path.split("/")[-1] == "l0_surrogate"]
+        if not found:
+            raise SaeError("this loss needs an L0 with a gradient", where=type(self.model).__name__, expected="a JumpReLU in it")
+        return torch.stack(found).sum()
+
+
+class L0TargetLoss(L0Loss):
+    """weight · (L0 / target - 1)², which leads L0 to its target without a coefficient to be steered.
+
+    Source: Rajamanoharan et al. 2024, "Jumping ahead", appendix on training to a fixed sparsity.
+
+    Args:
+        model: with a `JumpReLU` in it.
+        target: mean number of active latents.
+        weight: against the reconstruction's loss.
+    """
+
+    def __init__(self, model: nn.Module, target: float, weight: float) -> None:
+        super().__init__(model)
+        self.target, self.weight = target, weight
+
+    def loss(self, x: Tensor, y: Tensor, reconstruction: Tensor, cache: Cache) -> Tensor:
+        l0 = super().loss(x, y, reconstruction, cache)
+        return self.weight * (l0 / self.target - 1).square()
+
+
+class NestedL2Loss(Loss):
+    """Mean over the prefixes of a `NestedDecoder` of the L2 loss of what each reconstructs by itself."""
+
+    def loss(self, x: Tensor, y: Tensor, reconstruction: Tensor, cache: Cache) -> Tensor:
+        prefixes: list[Tensor] = cache["decoder"].read("prefixes")
+        return torch.stack([(y - prefix_BD).square().mean() for prefix_BD in prefixes]).mean()

@@ -1,10 +1,14 @@
-"""From pre-activations to codes."""
+"""From pre-activations to codes: the k largest, of each token or of the batch.
+
+Shapes: B tokens in a batch, F latents, K kept for each token.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from sae.codes import SparseCodes
+from sae.codes import Codes, SparseCodes, in_full, on_support
 from sae.core import Cache, Module
 
 
@@ -24,3 +28,48 @@ class TopK(Module):
     def forward(self, preacts_BF: Tensor, *, cache: Cache) -> SparseCodes:
         values_BK, latents_BK = preacts_BF.topk(min(self.k, preacts_BF.shape[-1]), dim=-1, sorted=False)
         return SparseCodes.from_rows(values_BK.relu(), latents_BK, preacts_BF.shape[-1])
+
+
+class BatchTopK(Module):
+    """Keeps the k·B largest pre-activations of a batch of B tokens, where they are positive; a threshold in use.
+
+    In use (``eval()``) no token may depend on its neighbours, so a latent is kept where it is above a threshold: the mean
+    over training batches of the smallest pre-activation that was kept. That is 0 for a batch with fewer than k·B
+    positive ones, where the smallest of all would be too high. Source: Bussmann et al. 2024, "BatchTopK sparse
+    autoencoders", sections 3 and 3.1; the mean is exponential, so that it follows the weights, and corrected for its
+    start as Adam's are.
+
+    Args:
+        k: mean number to keep for a token; k·B is rounded.
+        decay: what an old batch keeps of its weight in the threshold at each new one.
+    """
+
+    threshold_sum: Tensor
+    threshold_weight: Tensor
+
+    def __init__(self, k: float, decay: float = 0.99) -> None:
+        super().__init__()
+        self.k, self.decay = k, decay
+        # They are saved with the weights, and go on in a resumed run.
+        self.register_buffer("threshold_sum", torch.zeros(()))
+        self.register_buffer("threshold_weight", torch.zeros(()))
+
+    @property
+    def threshold(self) -> Tensor:
+        """What a latent must exceed in use; 0 before any training."""
+        return self.threshold_sum / self.threshold_weight.clamp_min(1e-12)
+
+    def forward(self, preacts_BF: Tensor, *, cache: Cache) -> Codes:
+        acts_BF = in_full(preacts_BF).relu()
+        if not self.training:
+            kept_BF = acts_BF > self.threshold
+            return on_support(acts_BF.where(kept_BF, 0), kept_BF)
+        count = min(max(1, round(self.k * len(acts_BF))), acts_BF.numel())
+        kept, places = acts_BF.detach().flatten().topk(count, sorted=False)  # exactly so many, whatever the ties
+        if cache.step is not None:  # a step of training, not a look at the codes
+            self._learn(kept.min())
+        return SparseCodes.from_places(acts_BF, places.sort().values)
+
+    def _learn(self, smallest: Tensor) -> None:
+        self.threshold_sum.lerp_(smallest.to(self.threshold_sum.dtype), 1 - self.decay)
+        self.threshold_weight.lerp_(torch.ones_like(self.threshold_weight), 1 - self.decay)

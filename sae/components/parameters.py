@@ -6,8 +6,9 @@ ones) and gets all of that without further code. Shapes: F latents (d_sae), D di
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 
@@ -16,15 +17,8 @@ class SAEParameter(nn.Parameter):
 
     Args:
         lr_multiplier: factor on the learning rate for this parameter alone.
-
-    Attributes:
-        in_power: how the parameter changes when the *inputs* are multiplied by s: it must be multiplied by s**in_power
-            for the same codes to come out, and the same reconstruction. Folding a normalisation into weights uses it.
-        out_power: the same for a scale of the *targets*, which then also scales the reconstruction.
     """
 
-    in_power: ClassVar[int] = 0
-    out_power: ClassVar[int] = 0
     lr_multiplier: float
 
     def __new__(cls, data: Tensor, requires_grad: bool = True, *, lr_multiplier: float = 1.0) -> Self:
@@ -32,10 +26,13 @@ class SAEParameter(nn.Parameter):
         parameter.lr_multiplier = lr_multiplier
         return parameter
 
-    @property
-    def data_power(self) -> int:
-        """Both powers together: what holds where inputs and targets are the same activations."""
-        return self.in_power + self.out_power
+    def fold_(self, shift_D: Tensor, scale_D: Tensor, shift_E: Tensor, scale_E: Tensor) -> None:
+        """Take a normalisation into the parameter, in place.
+
+        Before, the model saw inputs (x - shift_D) · scale_D and its output was divided by scale_E and moved by shift_E;
+        afterwards it does both itself, but for constants at the latents, which are the folding's own business. Codes
+        stay the same. Kinds that neither inputs nor targets touch have nothing to do.
+        """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         if id(self) not in memo:  # torch's own copy would lose the attributes
@@ -64,20 +61,25 @@ class FeatureParameter(SAEParameter):
 class EncoderRows(FeatureParameter):
     """[F, D]: the directions that latents are read off."""
 
-    in_power = -1
+    @torch.no_grad()
+    def fold_(self, shift_D: Tensor, scale_D: Tensor, shift_E: Tensor, scale_E: Tensor) -> None:
+        self.mul_(scale_D)
 
 
 class DecoderRows(FeatureParameter):
     """[F, D]: the directions that latents write, also called the dictionary."""
 
-    out_power = 1
+    @torch.no_grad()
+    def fold_(self, shift_D: Tensor, scale_D: Tensor, shift_E: Tensor, scale_E: Tensor) -> None:
+        self.div_(scale_E)
 
 
 class TiedRows(EncoderRows, DecoderRows):
-    """[F, D]: both at once. A scale of the activations goes into `InputScale` and `OutputScale`, which stand beside it."""
+    """[F, D]: both at once. A normalisation goes into `InputScale` and `OutputScale`, which stand beside it."""
 
-    in_power = 0
-    out_power = 0
+    @torch.no_grad()
+    def fold_(self, shift_D: Tensor, scale_D: Tensor, shift_E: Tensor, scale_E: Tensor) -> None:
+        """Nothing: the scales beside it change."""
 
 
 class LatentBias(FeatureParameter):
@@ -89,38 +91,44 @@ class LatentScale(FeatureParameter):
 
 
 class LatentThreshold(FeatureParameter):
-    """[F]: what a latent's pre-activation is compared with, or its logarithm.
-
-    Pre-activations do not change with the scale of the activations, so thresholds don't either.
-    """
+    """[F]: what a latent's pre-activation is compared with, or its logarithm."""
 
 
 class DataBias(SAEParameter):
     """[D]: an offset in the space of the targets, such as the decoder's bias."""
 
-    out_power = 1
+    @torch.no_grad()
+    def fold_(self, shift_D: Tensor, scale_D: Tensor, shift_E: Tensor, scale_E: Tensor) -> None:
+        self.div_(scale_E).add_(shift_E)
 
 
 class InputBias(SAEParameter):
     """[D]: an offset in the space of the inputs."""
 
-    in_power = 1
+    @torch.no_grad()
+    def fold_(self, shift_D: Tensor, scale_D: Tensor, shift_E: Tensor, scale_E: Tensor) -> None:
+        self.div_(scale_D).add_(shift_D)
 
 
 class SkipMatrix(SAEParameter):
     """[d_out, d_in]: a linear map from inputs to targets past the latents."""
 
-    in_power = -1
-    out_power = 1
+    @torch.no_grad()
+    def fold_(self, shift_D: Tensor, scale_D: Tensor, shift_E: Tensor, scale_E: Tensor) -> None:
+        self.mul_(scale_D).div_(scale_E[:, None])
 
 
 class InputScale(SAEParameter):
-    """A number that tied rows' input is multiplied by; 1 but for a folded normalisation, and not trained."""
+    """[D]: what tied rows' input is multiplied by; 1 but for a folded normalisation, and not trained."""
 
-    in_power = -1
+    @torch.no_grad()
+    def fold_(self, shift_D: Tensor, scale_D: Tensor, shift_E: Tensor, scale_E: Tensor) -> None:
+        self.mul_(scale_D)
 
 
 class OutputScale(SAEParameter):
-    """A number that tied rows' output is multiplied by; 1 but for a folded normalisation, and not trained."""
+    """[D]: what tied rows' output is multiplied by; 1 but for a folded normalisation, and not trained."""
 
-    out_power = 1
+    @torch.no_grad()
+    def fold_(self, shift_D: Tensor, scale_D: Tensor, shift_E: Tensor, scale_E: Tensor) -> None:
+        self.div_(scale_E)

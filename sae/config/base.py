@@ -17,6 +17,14 @@ class SweepableConfig(BaseModel):
 
     Unknown keys are errors, values are checked against their types, numbers are finite, and a config never changes once
     it is made: what moves during training is state, not config.
+
+    >>> class ReluConfig(SweepableConfig):
+    ...     pre_bias: bool = False
+    >>> ReluConfig(pre_bias=True)
+    ReluConfig(pre_bias=True)
+    >>> parse_config(ReluConfig, {"prebias": True}, "sae.relu")
+    Traceback (most recent call last):
+    sae.config.errors.InputError: sae.relu.prebias: unknown key; did you mean 'sae.relu.pre_bias'?
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=())

@@ -50,7 +50,11 @@ class SaeError(Exception):
 
 
 class InputError(SaeError):
-    """The user's input is wrong: a field, a file, a path, a command. Exit status 2, never a traceback."""
+    """The user's input is wrong: a field, a file, a path, a command. Exit status 2, never a traceback.
+
+    >>> print(InputError("no such stage", where="run.stage", found="trian", nearest=nearest_name("trian", ["train", "report"])))
+    run.stage: no such stage (found trian); did you mean 'train'?
+    """
 
     exit_code = 2
 

@@ -23,6 +23,13 @@ class Cache:
     Args:
         step: number of the training step, None outside training.
         steps: length of the run, None outside training.
+
+    >>> cache = Cache()
+    >>> cache.on_write("preacts", lambda scope, value: 2 * value)
+    >>> cache["encoder"].write("preacts", 3.0)
+    6.0
+    >>> cache["encoder"].read("preacts"), cache.values()
+    (6.0, {'encoder/preacts': 6.0})
     """
 
     def __init__(self, step: int | None = None, steps: int | None = None) -> None:

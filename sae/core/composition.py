@@ -23,6 +23,8 @@ class Collection(Module):
         for name, child in {**{f"item{i}": item for i, item in enumerate(items)}, **named}.items():
             if not isinstance(child, (nn.Module, nn.Parameter)):
                 raise SaeError("a part of a composition is a module or a parameter", where=name, found=type(child).__name__)
+            if hasattr(self, name):  # torch would file the child away, and the attribute would still be the method
+                raise SaeError("a part can't go by a name that every module has", where=name, expected="another name")
             setattr(self, name, child)
             self._order.append(name)
 
@@ -38,7 +40,14 @@ class Collection(Module):
 
 
 class Seq(Collection):
-    """Each child takes the output of the one before."""
+    """Each child takes the output of the one before.
+
+    >>> layers = Seq(twice=Lambda(lambda x: 2 * x), increase=Lambda(lambda x: x + 1))
+    >>> layers(3)
+    7
+    >>> layers["twice"](3), layers[1](3)
+    (6, 4)
+    """
 
     def __init__(self, *items: nn.Module, **named: nn.Module) -> None:
         super().__init__(*items, **named)
@@ -53,7 +62,11 @@ class Seq(Collection):
 
 
 class Parallel(Collection):
-    """Every child takes the same input; `reduce` says what becomes of their outputs."""
+    """Every child takes the same input; `reduce` says what becomes of their outputs.
+
+    >>> Parallel(Lambda(lambda x: 2 * x), Lambda(lambda x: x + 1)).reduce(lambda a, b: a - b)(3)
+    2
+    """
 
     def __init__(self, *items: nn.Module | nn.Parameter, **named: nn.Module | nn.Parameter) -> None:
         super().__init__(*items, **named)
@@ -83,7 +96,12 @@ class Lambda(Module):
 
 
 class ReuseForward(Module):
-    """Runs the module it holds once in each step for each input object, however many places ask for it."""
+    """Runs the module it holds once in each step for each input object, however many places ask for it.
+
+    >>> shared = ReuseForward(Lambda(lambda x: [x]))
+    >>> Parallel(shared, shared).reduce(lambda a, b: a is b)("input")
+    True
+    """
 
     def __init__(self, wrapped: nn.Module) -> None:
         super().__init__()
@@ -100,5 +118,9 @@ class ReuseForward(Module):
 
 
 def useif(condition: bool, **named: T) -> dict[str, T]:
-    """The named things if the condition holds, else nothing: ``Seq(**useif(cfg.pre_bias, pre_bias=…), lin=…)``."""
+    """The named things if the condition holds, else nothing: ``Seq(**useif(cfg.pre_bias, pre_bias=…), lin=…)``.
+
+    >>> useif(True, pre_bias="a module"), useif(False, pre_bias="a module")
+    ({'pre_bias': 'a module'}, {})
+    """
     return named if condition else {}

@@ -88,7 +88,9 @@ def _affine(kind: Normalize, x_ND: Tensor, widths: Sequence[int], names: Sequenc
     for name, part_ND in zip(names, x_ND.split(list(widths), dim=1), strict=True):
         norm = float(torch.linalg.vector_norm(part_ND, dim=1).mean())
         if norm <= 0:
-            raise Failure("the activations have no norm to normalise by", where=name, found=norm, expected="train.normalize: none")
+            raise Failure(
+                "the activations have no norm to normalise by", where=name, found=norm, expected="train.normalize: none"
+            )
         scales.append(torch.full((part_ND.shape[1],), math.sqrt(part_ND.shape[1]) / norm))
     return torch.zeros(d), torch.cat(scales)
 

@@ -58,7 +58,9 @@ def build_optimizer(
         InputError: an argument is set that this optimizer does not take.
     """
     groups = _groups(module.parameters(), lr)
-    wanted = {name: value for name in OptimizerConfig.model_fields if (value := getattr(config, name)) is not None and name != "name"}
+    wanted = {
+        name: value for name in OptimizerConfig.model_fields if (value := getattr(config, name)) is not None and name != "name"
+    }
     if config.name == "schedule_free":
         from schedulefree import AdamWScheduleFree
 
@@ -86,9 +88,7 @@ def _groups(parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any
     by_multiplier: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
         by_multiplier.setdefault(float(getattr(parameter, "lr_multiplier", 1.0)), []).append(parameter)
-    return [
-        {"params": group, "lr": lr * multiplier, "lr_multiplier": multiplier} for multiplier, group in by_multiplier.items()
-    ]
+    return [{"params": group, "lr": lr * multiplier, "lr_multiplier": multiplier} for multiplier, group in by_multiplier.items()]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

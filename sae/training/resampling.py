@@ -188,4 +188,5 @@ def need_tracker(model: nn.Module) -> EMAFreqTracker:
 
 def _unit(direction_MD: Tensor) -> Tensor:
     norm_M1 = torch.linalg.vector_norm(direction_MD, dim=1, keepdim=True)
-    return direction_MD / norm_M1.where(norm_M1 > 0, 1)
+    unit_MD: Tensor = direction_MD / norm_M1.where(norm_M1 > 0, 1)
+    return unit_MD

@@ -24,8 +24,8 @@ from sae.training.auxk import auxk_loss
 from sae.training.averaging import WeightAverage
 from sae.training.config import TrainConfig
 from sae.training.early_stopping import EarlyStopping
-from sae.training.l0_targeting import L0Controller
 from sae.training.figures import batch_figures, measure
+from sae.training.l0_targeting import L0Controller
 from sae.training.normalize import center, fit_normalizer, geometric_median, sample
 from sae.training.optimizers import build_optimizer, set_lr, training_form
 from sae.training.resampling import Resampler, find_tracker, need_tracker
@@ -33,7 +33,6 @@ from sae.training.schedule import Schedule, in_steps, resample_steps
 from sae.training.source import ActivationSource
 from sae.training.starting import is_state, start_from_sae
 from sae.training.state import TrainState
-
 
 LogCurve = Callable[[int, Mapping[str, float]], None]
 
@@ -90,17 +89,11 @@ class Trainer:
 
         resampling = config.dead_latents in ("resample", "both")
         every = max(1, in_steps(config.resample.every, config.steps))
-        self.schedule = Schedule(
-            config.schedule,
-            config.steps,
-            resample_steps(config.steps, every=every, delay=config.resample.delay, finish=config.resample.finish) if resampling else (),
-            period=every,
-        )
+        after = resample_steps(config.steps, every=every, delay=config.resample.delay, finish=config.resample.finish)
+        self.schedule = Schedule(config.schedule, config.steps, after if resampling else (), period=every)
         self.tracker = need_tracker(self.model) if config.dead_latents in ("auxk", "both") else None
         self.resampler = self._make_resampler() if resampling else None
-        optimizer = build_optimizer(
-            config.optimizer, self.trainable, config.lr, device=self.device, warmup=self.schedule.warmup
-        )
+        optimizer = build_optimizer(config.optimizer, self.trainable, config.lr, device=self.device, warmup=self.schedule.warmup)
         self.steered = self._steered()
         given = config.coefficients.get(config.l0_targeting.coefficient)
         target = config.l0_target if self.steered else None

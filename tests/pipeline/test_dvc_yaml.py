@@ -21,8 +21,11 @@ BY_NAME = {"train": ["sae/architectures"], "evaluate": ["sae/architectures"]}
 # Decides whether a stage starts, not what it makes.
 NO_RESULT = {"pipeline/interpreter.py"}
 
-# Sections that are read as plain values: `inputs` wants one name of `sae` without loading torch, the report shows all.
-OTHERWISE_READ = {"inputs": {"sae"}, "report": {"corpus", "subject", "tokens", "activations", "sae", "train", "evaluate"}}
+# Sections that are read as plain values: `inputs` wants a name or two without loading torch, the report shows all.
+OTHERWISE_READ = {
+    "inputs": {"sae", "train"},
+    "report": {"corpus", "subject", "tokens", "activations", "sae", "train", "evaluate"},
+}
 
 LIST_IMPORTS = """
 import importlib, os, sys

@@ -57,6 +57,12 @@ def test_collection_keeps_order_names_and_positions() -> None:
     assert (collection[0], collection["second"], collection[-1], len(collection)) == (a, b, c, 3)
 
 
+@pytest.mark.parametrize("name", ["double", "type", "training", "parts"])
+def test_collection_refuses_a_name_that_would_hide_the_part(name: str) -> None:
+    with pytest.raises(SaeError, match=f"{name}: a part can't go by a name"):
+        Seq(**{name: Times(1)})
+
+
 def test_collection_refuses_what_is_neither_module_nor_parameter() -> None:
     with pytest.raises(SaeError, match=r"wrong.*float"):
         Collection(wrong=3.0)  # type: ignore[arg-type]
