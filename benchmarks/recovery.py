@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from recovery_data import Frozen
-from recovery_ours import SETTINGS
+from recovery_ours import ENTRIES
 from recovery_tables import write_tables
 
-from sae.architectures import SHIPPED
 from sae.config import derive_seed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,8 +72,7 @@ PEERS = [
     Entry("sparsify", "topk", 7),
     Entry("sae_lens", "jumprelu_target", 7.0, 1.0),
 ]
-# A transcoder and a crosscoder reconstruct something else than their input; there is nothing to compare them with here.
-OURS = [Entry("ours", name, 7) for name in SHIPPED if "coder" not in name]
+OURS = [Entry("ours", name, 7) for name in ENTRIES]
 
 
 class Workers:
@@ -146,7 +144,7 @@ class Benchmark:
             "dead_steps": max(2, steps // 30),
             "epoch_seeds": [derive_seed(seed, "rows", f"epoch {epoch}") for epoch in range(epochs)],
             "data": self.frozen.sha256,
-        } | ({"settings": SETTINGS[entry.architecture]} if entry.tool == "ours" else {})
+        } | ({"settings": ENTRIES[entry.architecture]} if entry.tool == "ours" else {})
 
     def result(self, entry: Entry, lr: float, seed: int, coefficient: float) -> Result:
         """Of one run."""

@@ -20,15 +20,22 @@ from sae.config import parse_config
 from sae.training.config import TrainConfig
 from sae.training.trainer import Trainer
 
-# What differs from the defaults, by architecture: its own config, and its `train` section.
-SETTINGS: dict[str, dict[str, dict[str, Any]]] = {name: {"sae": {}, "train": {}} for name in SHIPPED}
+# Each entry of the tables: which shipped architecture, and what differs from the defaults of its own config and of `train`.
+# All subtract the decoder's bias, since the rows have one, and revive dead latents as the peers do.
+ENTRIES: dict[str, dict[str, Any]] = {
+    name: {"architecture": name, "sae": {"pre_bias": True}, "train": {"dead_latents": "auxk"}}
+    for name in ("vanilla", "anthropic", "gated", "p_anneal", "prolu", "jumprelu", "topk", "batchtopk", "matryoshka")
+}
+ENTRIES["jumprelu_target"] = ENTRIES["jumprelu"] | {"sae": {"pre_bias": True, "penalty": "quadratic"}}
+ENTRIES["matryoshka"]["sae"]["prefixes"] = [1 / 8, 1 / 4, 1 / 2, 1]  # the peers' too
+ENTRIES["anthropic"]["train"]["clip_grad_norm"] = 1.0  # part of that recipe
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Train, save, load, encode the held-out rows."""
     started = time.perf_counter()
     source = TensorSource(map_tensor(Path(job["rows"]), "x"))
-    settings = SETTINGS[job["architecture"]]
+    settings = ENTRIES[job["architecture"]]
     config = parse_config(
         TrainConfig,
         {
@@ -44,7 +51,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         },
         "train",
     )
-    architecture_class = import_architecture(SHIPPED[job["architecture"]], "architecture")
+    architecture_class = import_architecture(SHIPPED[settings["architecture"]], "architecture")
     architecture = architecture_class(
         parse_config(architecture_class.config_class, settings["sae"], "sae"),
         d_in=job["d_in"],

@@ -20,9 +20,9 @@ FIGURES = ("mcc", "f1", "uniqueness", "l0", "fvu", "dead", "seconds")
 # The same architecture under each library's name; the order of the table.
 SAME = {
     "L1": {"vanilla", "standard"},
-    "L1, April 2024": {"april", "april_update"},
+    "L1, April 2024": {"anthropic", "april_update"},
     "Gated": {"gated"},
-    "p-annealing": {"p_annealing", "p_anneal"},
+    "p-annealing": {"p_anneal"},
     "ProLU": {"prolu"},
     "JumpReLU": {"jumprelu"},
     "JumpReLU, L0 target": {"jumprelu_target"},

@@ -144,6 +144,15 @@ def test_each_peer_trains_saves_and_loads(tmp_path: Path, tool: str) -> None:
     check(tmp_path, python, "recovery_peers.py", [entry for entry in PEERS if entry.tool == tool])
 
 
+def test_every_architecture_that_reconstructs_its_input_is_compared() -> None:
+    from recovery_ours import ENTRIES
+
+    from sae.architectures import SHIPPED
+
+    compared = {settings["architecture"] for settings in ENTRIES.values()}
+    assert compared == {name for name in SHIPPED if "coder" not in name}
+
+
 @pytest.mark.full
 def test_each_of_ours_trains_saves_and_loads(tmp_path: Path) -> None:
     from recovery import OURS
