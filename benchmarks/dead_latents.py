@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from machine import machine
+
 from sae.activations.loader import StoreSource
 from sae.architecture import import_architecture
 from sae.architectures import SHIPPED
@@ -123,8 +123,8 @@ def write(results: dict[str, Any]) -> None:
         "# Dead latents: what each part does\n",
         f"`python benchmarks/dead_latents.py` on {here['cpu']}, {here['date']}, torch {here['torch']}. Activations of the model",
         f"that ships, layer 1; d_sae {EXPANSION} × d_in; {STEPS:,} steps of {BATCH:,}; target L0 {BASE['l0_target']}.",
-        f"*Silent*: share of the latents that did not fire on the last {WINDOW:,} training tokens. *Most dead*: the largest share",
-        f"silent for {BASE['dead_window']:,} tokens at any point of the run. L0 and FVU: the finished model on training rows.\n",
+        f"*Silent*: share of the latents that did not fire on the last {WINDOW:,} training tokens. *Most dead*: the largest",
+        f"share silent for {BASE['dead_window']:,} tokens at any point. L0 and FVU: the finished model on training rows.\n",
         "| run | silent | most dead | L0 | FVU |",
         "|---|---|---|---|---|",
     ]

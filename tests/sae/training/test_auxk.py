@@ -137,10 +137,9 @@ def test_auxk_brings_dead_latents_back() -> None:
     base = {"steps": 200, "batch_size": 64, "l0_target": 3, "lr": 1e-2, "dead_window": 1000}
     dead = {}
     for name in ("none", "auxk"):
-        config = parse_config(TrainConfig, base | {"dead_latents": name, "auxk": {"coefficient": 1.0}})
-        dead[name] = never_fires(TopKSAE(TopKConfig(pre_bias=False), d_in=16, d_sae=32, l0_target=3), config).train()[
-            "dead_latents"
-        ]
+        config = parse_config(TrainConfig, base | {"dead_latents": name, "auxk": {"coefficient": 1.0, "k": 1}})
+        architecture = TopKSAE(TopKConfig(pre_bias=False), d_in=16, d_sae=32, l0_target=3)
+        dead[name] = never_fires(architecture, config).train()["dead_latents"]
     assert dead["none"] >= 8
     assert dead["auxk"] <= 2
 

@@ -25,11 +25,6 @@ X_ND, _ = SOURCE.rows(3000)
 CROSS = RawSource([3, 5], [4, 2])
 
 
-@pytest.fixture(autouse=True)
-def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalize, "SAMPLE_ROWS", 8192)
-
-
 def test_sqrt_d_scales_every_hook_point_to_a_mean_norm_of_the_root_of_its_width() -> None:
     n = fit_normalizer("sqrt_d", SOURCE, X_ND, X_ND)
     wide = X_ND.double().numpy()
@@ -100,9 +95,9 @@ def test_sample_is_of_a_stream_of_its_own_and_keeps_targets_that_are_inputs() ->
     source = RawSource([3])
     x_ND, y_ND = sample(source, seed=7)
     assert x_ND is y_ND
-    assert x_ND.shape == (8192, 3)
+    assert x_ND.shape == (4096, 3)
     assert {seed for seed, _ in source.served} == {derive_seed(7, "statistics")}
-    first = torch.cat([x_BD for x_BD, _ in islice(source.batches(4096, seed=7), 2)])
+    first = torch.cat([x_BD for x_BD, _ in islice(source.batches(4096, seed=7), 1)])
     assert not torch.equal(x_ND, first)
     x_ND, y_NE = sample(RawSource([3], [2]), seed=7)
     assert (x_ND.shape[1], y_NE.shape[1]) == (3, 2)
