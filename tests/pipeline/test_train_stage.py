@@ -106,7 +106,9 @@ def training(folder: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
 def test_every_architecture_of_one_hook_point_is_trained_saved_and_loaded(
     workspace: Path, architecture: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_params(workspace, {"sae.architecture": architecture, "train.steps": 8, "train.log_every": 4, "train.held_out_rows": 128})
+    write_params(
+        workspace, {"sae.architecture": architecture, "train.steps": 8, "train.log_every": 4, "train.held_out_rows": 128}
+    )
     assert run_stage("train", train.body) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     assert f"train: {architecture} 16 → 64, 8 steps of 64, L0 " in said
