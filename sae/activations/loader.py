@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sae.activations.store import Store
-from sae.config import generator
+from sae.config import InputError, generator
 
 
 class StoreSource:
@@ -32,6 +32,8 @@ class StoreSource:
         self.hook_point = next(iter(self.store.manifest.hook_points)) if hook_point is None else hook_point
         self.store.check_hook_point(self.hook_point, "sae.hook_point")
         self._kept = [self._kept_rows(index) for index in range(len(self.store.manifest.shards))]
+        if not self.rows:
+            raise InputError("this store has no rows but those of special tokens", where=str(directory))
 
     @property
     def hook_points(self) -> list[str]:

@@ -40,15 +40,17 @@ def fold(architecture: Architecture[Any], normalizer: Normalizer) -> Architectur
     if normalizer.kind != "affine":
         return None
     trained = copy.deepcopy(architecture)
-    trained.trainable.double().eval()
+    trained.trainable.to("cpu", torch.float64).eval()
     folded = copy.deepcopy(trained)
-    wide = copy.deepcopy(normalizer).double()
+    wide = copy.deepcopy(normalizer).to("cpu", torch.float64)
     for parameter in folded.core_model.parameters():
         if not isinstance(parameter, SAEParameter):
             return None  # of no declared kind: nobody knows how it changes
         parameter.fold_(wide.shift_D, wide.scale_D, wide.shift_E, wide.scale_E)
     with seeded_global_rng(0, "folding", "probes"):
-        probe_BD = wide.shift_D + torch.randn(PROBES, len(wide.shift_D), dtype=torch.float64) / wide.scale_D
+        # Of very different norms, so that also latents with a high threshold fire on some.
+        norm_B1 = torch.logspace(0, 3, PROBES, dtype=torch.float64)[:, None]
+        probe_BD = wide.shift_D + norm_B1 * torch.randn(PROBES, len(wide.shift_D), dtype=torch.float64) / wide.scale_D
     _move_constants(trained.core_model, folded.core_model, wide, probe_BD)
     if not _agree(trained.core_model, folded.core_model, wide, probe_BD):
         return None

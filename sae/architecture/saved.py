@@ -35,6 +35,7 @@ class TrainedSAE(nn.Module):
         hook_points: where in the language model its activations come from.
         target_hook_points: where what it reconstructs comes from; the same places for an autoencoder.
         normalizer: what activations go through before the model; None where that is folded into the weights.
+        trained_behind: what they went through in training, folded or not; None for nothing.
         lineage: hashes of all that it was made from.
     """
 
@@ -45,6 +46,7 @@ class TrainedSAE(nn.Module):
         lineage: dict[str, str],
         target_hook_points: list[str] | None = None,
         normalizer: Normalizer | None = None,
+        trained_behind: Normalizer | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -53,6 +55,7 @@ class TrainedSAE(nn.Module):
         self.target_hook_points = hook_points if target_hook_points is None else target_hook_points
         self.lineage = lineage
         self.normalizer = normalizer
+        self.trained_behind = normalizer if trained_behind is None else trained_behind
         self.d_in, self.d_sae, self.d_out = architecture.d_in, architecture.d_sae, architecture.d_out
         self.eval().requires_grad_(False)
 
@@ -127,7 +130,7 @@ def save(
 
     What its activations were normalised by is folded into the weights; where that can't be (a layer norm, tied weights, a
     parameter of no declared kind) it is saved as a step of the model. Either way, the saved SAE takes activations as the
-    language model gives them.
+    language model gives them; and it tells what it was trained behind, for whoever trains it further.
 
     Args:
         architecture: with its trained weights.
@@ -141,11 +144,10 @@ def save(
     saved, tensors = architecture, {}
     if normalizer is not None and not normalizer.is_identity:
         folded = fold(architecture, normalizer)
-        if folded is None:
-            step = {"kind": normalizer.kind, "widths": normalizer.widths, "target_widths": normalizer.target_widths}
-            tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer.state_dict().items()}
-        else:
-            saved = folded
+        saved = architecture if folded is None else folded
+        step = {"kind": normalizer.kind, "widths": normalizer.widths, "target_widths": normalizer.target_widths}
+        step["folded"] = folded is not None
+        tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer.state_dict().items()}
     tensors |= saved.canonical_tensors()
     cls = type(architecture)
     config = {
@@ -189,9 +191,9 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> TrainedSA
     _give_biases(architecture, tensors)
     targets = architecture.canonical_tensors()
     step = config["normalizer"]
-    normalizer = None if step is None else Normalizer(step["kind"], step["widths"], step["target_widths"])
-    if normalizer is not None:
-        targets |= {f"normalizer.{name}": tensor for name, tensor in normalizer.state_dict().items()}
+    behind = None if step is None else Normalizer(step["kind"], step["widths"], step["target_widths"])
+    if behind is not None:
+        targets |= {f"normalizer.{name}": tensor for name, tensor in behind.state_dict().items()}
     if wrong := sorted(
         n for n in targets.keys() | tensors.keys() if n not in targets or n not in tensors or targets[n].shape != tensors[n].shape
     ):
@@ -199,15 +201,17 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> TrainedSA
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name])
-    return TrainedSAE(architecture, config["hook_points"], config["lineage"], config["target_hook_points"], normalizer).to(device)
+    normalizer = None if step is None or step["folded"] else behind
+    more = (config["hook_points"], config["lineage"], config["target_hook_points"], normalizer, behind)
+    return TrainedSAE(architecture, *more).to(device)
 
 
 def _give_biases(architecture: Architecture[Any], tensors: dict[str, Tensor]) -> None:
     """Give an encoder that is declared without a bias the one that folding has given it."""
-    names = {tensor: name for name, tensor in architecture.canonical_tensors().items()}
-    for module in architecture.core_model.modules():
+    for path, module in architecture.core_model.named_modules():
         if isinstance(module, EncoderLinear) and module.bias is None:
-            bias_F = tensors.get(names[module.weight].removesuffix("weight") + "bias")
+            main = module is architecture.init._encoder.raw  # as in `canonical_tensors`
+            bias_F = tensors.get("encoder.bias" if main else f"{path}.bias".replace("wrapped.", ""))
             if bias_F is not None:
                 module.bias = LatentBias(torch.zeros_like(bias_F))
 

@@ -54,4 +54,3 @@ class EMAFreqTracker(Module):
     def dead(self, window: int) -> torch.Tensor:
         """Mask [F] of the latents that have not fired on the last `window` tokens."""
         return self.tokens_since_fired >= window
-

@@ -17,6 +17,10 @@ class WeightAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self._live = dict(module.named_parameters())
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin anew from the weights as they are now."""
         self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._live.items()}
 
     @torch.no_grad()

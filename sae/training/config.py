@@ -47,7 +47,9 @@ class TrainConfig(SweepableConfig):
         default=None, description="Decay of averaged weights, which then are what is saved."
     )
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
-    start_from: str | None = Field(default=None, description="A saved SAE to fine-tune, or the state of a run to extend.")
+    start_from: str | None = Field(
+        default=None, description="A saved SAE to fine-tune, with the normalisation that it had; or the state of a run to extend."
+    )
     keep_state: bool = Field(default=False, description="Keep the run's state beside its curves, to extend the run later.")
     seed: int = Field(default=0, ge=0, description="Decides the initial weights and the order of the batches.")
     log_every: int = Field(default=25, gt=0, description="Steps between two points of the training curves.")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from sae.config import InputError, SweepableConfig, nearest_name
 
-Bounds = dict[str, dict[int, float]]
+Bounds = dict[str, dict[Annotated[int, Field(gt=0)], float]]
 
 
 class EarlyStoppingConfig(SweepableConfig):
@@ -64,6 +64,10 @@ class EarlyStopping:
         self.waited += 1
         if self.waited >= (self.config.patience or 0):
             self.reason = f"{self.config.figure} has not gone below {self.best:.4g} for {self.waited} points, up to step {step}"
+
+    def go_on(self) -> None:
+        """Take up a run that was ended: its patience begins anew."""
+        self.reason, self.waited = None, 0
 
     @staticmethod
     def _check(name: str, where: str, figures: Mapping[str, float]) -> None:

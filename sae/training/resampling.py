@@ -98,16 +98,28 @@ class Resampler:
         x_ND, y_NE = self._pool(step)
         reconstruction_NE, loss_N = self._losses(x_ND, y_NE)
         chosen_M = self._draw(loss_N, int(dead_F.sum()), step)
-        dead_F = dead_F & (dead_F.cumsum(0) <= len(chosen_M))
+        renewed_F = dead_F & (dead_F.cumsum(0) <= len(chosen_M))
+        # A transcoder's decoder bias lies in the space of its targets: there the inputs' own mean is what to subtract.
+        input_center_D = self.center_E if self.is_autoencoder else x_ND.mean(0)
+        x_MD, y_ME = x_ND[chosen_M], y_NE[chosen_M]
+        error_ME = y_ME - reconstruction_NE[chosen_M]
+        decoder_ME = self._direction(self.config.decoder_direction, y_ME, self.center_E, error_ME)
+        encoder_MD = self._direction(self.config.encoder_direction, x_MD, input_center_D, error_ME)
         for parameter in self.model.parameters():
-            if isinstance(parameter, FeatureParameter):
-                self._renew(parameter, dead_F, x_ND[chosen_M], y_NE[chosen_M], reconstruction_NE[chosen_M])
-                if self.config.reset_optimizer:
-                    reset_rows(optimizer, parameter, dead_F)
+            if isinstance(parameter, DecoderRows):  # tied rows too: they have a decoder's norm
+                parameter[renewed_F] = _unit(decoder_ME).to(parameter.dtype)
+            elif isinstance(parameter, EncoderRows):
+                alive_norms = torch.linalg.vector_norm(parameter[~dead_F], dim=1)
+                scale = self.config.encoder_scale * (alive_norms.mean() if len(alive_norms) else 1.0)
+                parameter[renewed_F] = (scale * _unit(encoder_MD)).to(parameter.dtype)
+            elif isinstance(parameter, FeatureParameter):
+                parameter[renewed_F] = parameter.reset_value
+            if isinstance(parameter, FeatureParameter) and self.config.reset_optimizer:
+                reset_rows(optimizer, parameter, renewed_F)
         for module in self.trainable.modules():
             if isinstance(module, EMAFreqTracker):
-                module.forget(dead_F)
-        return dead_F
+                module.forget(renewed_F)
+        return renewed_F
 
     def _pool(self, step: int) -> tuple[Tensor, Tensor]:
         seed = derive_seed(self.seed, "resampling", f"pool of step {step}")
@@ -136,20 +148,6 @@ class Resampler:
             weights_N, drawable = torch.ones_like(weights_N), len(weights_N)
         stream = generator(self.seed, "resampling", f"draw of step {step}")
         return torch.multinomial(weights_N, min(count, drawable), generator=stream).to(loss_N.device)
-
-    def _renew(self, parameter: FeatureParameter, dead_F: Tensor, x_MD: Tensor, y_ME: Tensor, reconstruction_ME: Tensor) -> None:
-        if isinstance(parameter, DecoderRows):
-            direction = self._direction(self.config.decoder_direction, y_ME, self.center_E, y_ME - reconstruction_ME)
-            parameter[dead_F] = _unit(direction).to(parameter.dtype)
-        elif isinstance(parameter, EncoderRows):
-            # A transcoder's decoder bias lies in the space of its targets: there the inputs' own mean is what to subtract.
-            center_D = self.center_E if self.is_autoencoder else x_MD.mean(0)
-            direction = self._direction(self.config.encoder_direction, x_MD, center_D, y_ME - reconstruction_ME)
-            alive_norms = torch.linalg.vector_norm(parameter[~dead_F], dim=1)
-            scale = self.config.encoder_scale * (alive_norms.mean() if len(alive_norms) else 1.0)
-            parameter[dead_F] = (scale * _unit(direction)).to(parameter.dtype)
-        else:
-            parameter[dead_F] = parameter.reset_value
 
     @staticmethod
     def _direction(kind: Direction, taken: Tensor, center: Tensor | None, error_ME: Tensor) -> Tensor:

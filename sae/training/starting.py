@@ -35,43 +35,50 @@ def is_state(directory: Path) -> bool:
 
 @torch.no_grad()
 def start_from_sae(architecture: Architecture[Any], directory: Path, normalizer: Normalizer) -> None:
-    """Give an architecture the weights of a saved SAE, as they are behind a normaliser.
+    """Give an architecture the weights of a saved SAE, and a normaliser the statistics that it was trained behind.
+
+    With others, rows that are held to unit norm would not have it, and the SAE would change before its first step.
 
     Args:
         architecture: its parameters change. They must be the saved ones' by name and shape; buffers that the saved SAE
             lacks (such as a threshold that is learnt in training) stay as they are.
         directory: of the saved SAE.
-        normalizer: what activations go through in the run that begins.
+        normalizer: of the run that begins; its statistics change.
 
     Raises:
         InputError: the SAE does not fit.
     """
     saved = load(directory)
+    behind = saved.trained_behind or Normalizer("affine", normalizer.widths, normalizer.target_widths)
+    if behind.kind != normalizer.kind:
+        raise InputError(
+            "the saved SAE was trained behind another kind of normalisation",
+            where=WHERE,
+            found=str(directory),
+            expected="train.normalize: " + ("layer_norm" if behind.kind == "layer_norm" else "none, sqrt_d or per_dim"),
+        )
+    shapes = [(n.widths, n.target_widths) for n in (behind, normalizer)]
+    if shapes[0] != shapes[1] or (saved.d_in, saved.d_out) != (architecture.d_in, architecture.d_out):
+        raise InputError(
+            "the saved SAE is of activations of other widths",
+            where=WHERE,
+            found=f"inputs {shapes[0][0]}, targets {shapes[0][1]}",
+            expected=f"inputs {shapes[1][0]}, targets {shapes[1][1]}",
+        )
+    normalizer.load_state_dict(behind.state_dict())
     source = saved.architecture
-    if saved.normalizer is not None:
-        if saved.normalizer.kind != normalizer.kind or normalizer.kind == "affine":
-            raise InputError(
-                "the saved SAE normalises its input by a step of its own, and this run does so otherwise",
-                where=WHERE,
-                found=str(directory),
-                expected=f"train.normalize: {saved.normalizer.kind}",
-            )
-    elif not normalizer.is_identity:
-        unfolded = fold(source, _inverse(normalizer)) if normalizer.kind == "affine" else None
+    if saved.normalizer is None and not behind.is_identity:
+        unfolded = fold(source, _inverse(behind))
         if unfolded is None:
-            raise InputError(
-                "the weights of this SAE can't be brought behind the run's normalisation",
-                where=WHERE,
-                found=str(directory),
-                expected="train.normalize: none",
-            )
+            raise InputError("the normalisation of this SAE can't be taken out of its weights", where=WHERE, found=str(directory))
         source = unfolded
     tensors, targets = source.canonical_tensors(), architecture.canonical_tensors()
     parameters = {name for name, tensor in targets.items() if isinstance(tensor, torch.nn.Parameter)}
+    given = saved.architecture.canonical_tensors()
     for name in tensors.keys() - targets.keys():
-        if name.endswith(".bias") and float(tensors[name].abs().max()) < 1e-5:
-            parameters.discard(name)  # folding had given an encoder a bias, and unfolding has taken it back to nothing
-        else:
+        # Folding gives an encoder that is declared without a bias one, and unfolding takes that back to nothing.
+        nothing = 1e-4 * float(given[name].abs().max()) if name in given else 1e-4
+        if not (name.endswith(".bias") and float(tensors[name].abs().max()) <= nothing):
             parameters.add(name)
     fits = {n for n in parameters if n in targets and n in tensors and targets[n].shape == tensors[n].shape}
     if wrong := sorted(parameters - fits):

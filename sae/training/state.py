@@ -53,14 +53,14 @@ class TrainState:
         meta = {
             "step": self.step,
             "controller": self.controller.state(),
-            "optimizer": [_scalars(group) for group in self.optimizer.param_groups],
+            "optimizer": [_moved(group, self.optimizer.defaults) for group in self.optimizer.param_groups],
             "scaler": self.scaler.state_dict(),
             "stopping": self.stopping.state(),
             "history": self.history,
         }
         (fresh / "state.json").write_text(json.dumps(meta))
-        for file in fresh.iterdir():
-            _sync(file)
+        for path in (*fresh.iterdir(), fresh):
+            _sync(path)
         shutil.rmtree(stale, ignore_errors=True)
         if directory.exists():
             directory.rename(stale)
@@ -93,11 +93,14 @@ class TrainState:
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(saved[name])
+        # Counts of steps stay on the CPU, but for the fused optimizers', which stand beside the parameter.
+        fused = bool(self.optimizer.defaults.get("fused"))
         for index, parameter in enumerate(self._parameters()):
             prefix = f"optimizer/{index}/"
             entries = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
-            # The step counts too: the fused optimizer keeps them beside the parameter.
-            self.optimizer.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in entries.items()}
+            self.optimizer.state[parameter] = {
+                key: tensor.to(parameter.device) if fused or tensor.ndim else tensor for key, tensor in entries.items()
+            }
         for group, scalars in zip(self.optimizer.param_groups, meta["optimizer"], strict=True):
             group.update(scalars)
         self.step = meta["step"]
@@ -128,9 +131,9 @@ class TrainState:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
-def _scalars(group: dict[str, Any]) -> dict[str, Any]:
-    """What an optimizer keeps in a group beside its parameters, as far as it moves (`schedule_free` counts steps there)."""
-    return {key: value for key, value in group.items() if type(value) in (int, float, bool)}
+def _moved(group: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What a group holds that is no longer as the optimizer was made (`schedule_free` counts its steps there)."""
+    return {key: value for key, value in group.items() if type(value) in (int, float, bool) and value != defaults.get(key)}
 
 
 def _sync(path: Path) -> None:

@@ -143,17 +143,18 @@ class Trainer:
             if state.average is not None:
                 state.average.update(state.step)
             state.step += 1
-            logging = state.step % config.log_every == 0 or state.step == config.steps
-            if logging:
+            last = state.step == config.steps
+            logging, saving = (last or state.step % every == 0 for every in (config.log_every, config.checkpoint_every))
+            if logging or saving:
                 self._check_finite(loss)
+            if logging:
                 state.history.append((state.step, self._figures(x_BD, y_BE, loss, cache)))
                 state.stopping.update(*state.history[-1])
                 self.log(*state.history[-1])
-            if self.resampler is not None and state.step in self.schedule.resample_steps:
+            ended = state.stopping.reason is not None
+            if self.resampler is not None and state.step in self.schedule.resample_steps and not ended:
                 self._resample()
-            ending = state.step == config.steps or state.stopping.reason is not None
-            if self.checkpoint is not None and (ending or state.step % config.checkpoint_every == 0):
-                self._check_finite(loss)
+            if self.checkpoint is not None and (saving or ended):
                 state.save(self.checkpoint)
             self.progress(1)
         self._finish()
@@ -195,12 +196,14 @@ class Trainer:
                     found=self.config.steps,
                     expected=f"more than the {state.step} steps of {start}",
                 )
-            state.stopping.reason = None
+            state.stopping.go_on()
             self._replay()
         else:
             if start is not None:
                 start_from_sae(self.architecture, Path(start), self.normalizer)
             self._post_step(None)
+            if state.average is not None:
+                state.average.begin()
 
     def _replay(self) -> None:
         self.progress(self.state.step)
@@ -263,8 +266,10 @@ class Trainer:
     @contextmanager
     def _in_use(self) -> Iterator[None]:
         """Inside the block the model is as it would be saved now; afterwards every weight is, bit by bit, as it was."""
-        was_training = self.trainable.training
-        changes = was_training and (self.state.average is not None or self.config.optimizer.name == "schedule_free")
+        if not self.trainable.training:  # it is already
+            yield
+            return
+        changes = self.state.average is not None or self.config.optimizer.name == "schedule_free"
         kept = [(p, p.detach().clone()) for p in self.trainable.parameters()] if changes else []
         groups = [dict(group) for group in self.state.optimizer.param_groups]
         self._finish()
@@ -275,7 +280,7 @@ class Trainer:
                 parameter.data.copy_(value)
             for group, before in zip(self.state.optimizer.param_groups, groups, strict=True):
                 group.update(before)
-            self.trainable.train(was_training)
+            self.trainable.train()
 
     @torch.no_grad()
     def _check_finite(self, loss: Tensor | None) -> None:
@@ -300,7 +305,7 @@ class Trainer:
         """What the training curves show, from one batch, and from held-out activations where there are some."""
         error_BE = y_BE - cache.run_once(self.model, x_BD)
         figures = batch_figures(self.trainable, y_BE, error_BE, loss, cache)
-        figures["lr"] = self.state.optimizer.param_groups[0]["lr"]
+        figures["lr"] = self.config.lr * self.lr_factor(self.state.step - 1)
         if self.steered:
             figures[self.steered.removesuffix("_loss") + "_coefficient"] = self.state.controller.coefficient
         if self.config.dead_latents in ("auxk", "both"):

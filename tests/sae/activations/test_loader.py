@@ -33,7 +33,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def take(directory: Path, count: int, batch_size: int, seed: int = 0, start: int = 0, hook_point: str = "a") -> list[Tensor]:
-    return list(islice(StoreSource(directory, hook_point).batches(batch_size, seed=seed, start=start), count))
+    batches = StoreSource(directory, hook_point).batches(batch_size, seed=seed, start=start)
+    return [x_BD for x_BD, _ in islice(batches, count)]
 
 
 def numbers(batches: list[Tensor]) -> list[int]:
@@ -82,10 +83,51 @@ def test_hook_points_are_told_apart(directory: Path) -> None:
 
 def test_source_says_what_it_holds(directory: Path) -> None:
     source = StoreSource(directory, "b")
-    assert (source.d_in, source.hook_points, source.rows) == (3, ["b"], ROWS)
-    torch.testing.assert_close(source.mean(), torch.full((3,), 23.0))
-    assert source.mean_norm() == pytest.approx(23 * 3**0.5)
+    assert (source.hook_points, source.widths, source.rows) == (["b"], [3], ROWS)
+    assert (source.target_hook_points, source.target_widths) == (["b"], [3])
     assert StoreSource(directory).hook_point == "a"
+
+
+def test_target_is_the_input_itself(directory: Path) -> None:
+    assert all(x_BD is y_BD for x_BD, y_BD in islice(StoreSource(directory, "a").batches(10, seed=0), 12))
+
+
+def with_special_tokens(folder: Path, special: list[int]) -> StoreSource:
+    """The same rows with token numbers 0, 1, 2, 3, 4, 0, 1, … of which some are special."""
+    writer = StoreWriter(
+        folder, split="held_out", hook_points={"a": 2}, rows=ROWS, dtype=torch.float16, shard_bytes=250, context=47
+    )
+    number = torch.arange(ROWS)
+    origin = dict.fromkeys(ORIGIN, number) | {"token": number % 5}
+    writer.write(0, {"a": number[:, None].half().expand(-1, 2)}, origin)
+    writer.finish({}, special)
+    return StoreSource(folder)
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 13])
+def test_rows_of_special_tokens_are_not_served(start: int, tmp_path: Path) -> None:
+    source = with_special_tokens(tmp_path, [0, 3])
+    wanted = [i for i in range(ROWS) if i % 5 not in (0, 3)]
+    assert source.rows == len(wanted) == 28
+    order = numbers([x_BD for x_BD, _ in islice(source.batches(4, seed=0), 14)])  # two epochs of 28 rows
+    assert sorted(order[:28]) == sorted(order[28:]) == wanted
+    later = numbers([x_BD for x_BD, _ in islice(source.batches(4, seed=0, start=start), 1)])
+    assert later == numbers([x_BD for x_BD, _ in islice(source.batches(4, seed=0), start + 1)])[4 * start :]
+
+
+def test_shard_of_special_tokens_alone_is_passed_over(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, split="held_out", hook_points={"a": 2}, rows=ROWS, dtype=torch.float16, shard_bytes=250)
+    number = torch.arange(ROWS)
+    special = (number >= 10).int()  # all but the first ten rows
+    writer.write(0, {"a": number[:, None].half().expand(-1, 2)}, dict.fromkeys(ORIGIN, number) | {"token": special})
+    writer.finish({}, [1])
+    order = numbers([x_BD for x_BD, _ in islice(StoreSource(tmp_path).batches(5, seed=0), 4)])
+    assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
+
+
+def test_store_of_nothing_but_special_tokens_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no rows but those of special tokens"):
+        with_special_tokens(tmp_path, [0, 1, 2, 3, 4])
 
 
 def test_unknown_hook_point_is_refused(directory: Path) -> None:

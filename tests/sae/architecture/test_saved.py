@@ -14,12 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sae.architecture import SAE, Architecture, import_architecture, load, loss_prop, model_prop, save
+from sae.architecture.normalizer import Normalizer
+from sae.architectures.batchtopk import BatchTopKSAE
+from sae.architectures.transcoder import Transcoder
 from sae.architectures.vanilla import VanillaConfig, VanillaSAE
 from sae.components import L2Loss
 from sae.components.parameters import DataBias
-from sae.config import Failure, InputError, SweepableConfig
+from sae.config import InputError, SaeError, SweepableConfig
 from sae.core import Cache, Module, Seq
 from tests.sae.architecture.test_seed_examples import Gated, GatedConfig
+from tests.sae.every_architecture import TiedWithoutBias
 
 X_BD = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
 VARIANTS: list[tuple[type[Architecture[Any]], SweepableConfig]] = [
@@ -72,6 +76,14 @@ def randomised(cls: type[Architecture[Any]], cfg: SweepableConfig | None = None)
     return architecture
 
 
+def scaling(factor: float, width: int = 6) -> Normalizer:
+    """x · factor on the way in, and back on the way out."""
+    normalizer = Normalizer("affine", [width])
+    normalizer.scale_D.fill_(factor)
+    normalizer.scale_E.fill_(factor)
+    return normalizer
+
+
 def saved(directory: Path, architecture: Architecture[Any] | None = None, **more: Any) -> Path:
     architecture = randomised(VanillaSAE) if architecture is None else architecture
     save(architecture, directory, hook_points=["model.layers.1"], lineage={"tokens": "abc"}, **more)
@@ -116,7 +128,7 @@ def test_folding_a_power_of_two_is_exact(
     cls: type[Architecture[Any]], cfg: SweepableConfig, scale: float, tmp_path: Path
 ) -> None:
     architecture = randomised(cls, cfg)
-    sae = load(saved(tmp_path, architecture, input_scale=scale))
+    sae = load(saved(tmp_path, architecture, normalizer=scaling(scale)))
     with torch.no_grad():
         assert torch.equal(sae.encode(X_BD).dense(), architecture.core_model.encode(X_BD * scale).dense())
         assert torch.equal(sae(X_BD), architecture.core_model(X_BD * scale) / scale)
@@ -125,7 +137,7 @@ def test_folding_a_power_of_two_is_exact(
 @pytest.mark.parametrize(("cls", "cfg"), VARIANTS)
 def test_folding_any_scale_is_exact_up_to_rounding(cls: type[Architecture[Any]], cfg: SweepableConfig, tmp_path: Path) -> None:
     architecture = randomised(cls, cfg)
-    sae, x_BD = load(saved(tmp_path, architecture, input_scale=0.37)).double(), X_BD.double()
+    sae, x_BD = load(saved(tmp_path, architecture, normalizer=scaling(0.37))).double(), X_BD.double()
     with torch.no_grad():
         expected = architecture.trainable.double().model
         torch.testing.assert_close(sae.encode(x_BD).dense(), expected.encode(x_BD * 0.37).dense(), rtol=2e-6, atol=2e-6)
@@ -135,15 +147,70 @@ def test_folding_any_scale_is_exact_up_to_rounding(cls: type[Architecture[Any]],
 def test_saving_leaves_the_architecture_as_it_was(tmp_path: Path) -> None:
     architecture = randomised(VanillaSAE)
     before = [p.detach().clone() for p in architecture.trainable.parameters()]
-    saved(tmp_path, architecture, input_scale=3.0)
+    saved(tmp_path, architecture, normalizer=scaling(3.0))
     assert all(torch.equal(a, b) for a, b in zip(before, architecture.trainable.parameters(), strict=True))
 
 
-def test_a_parameter_of_no_declared_kind_cannot_be_folded(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match=r"shift\.amount: the normalisation can't be folded"):
-        saved(tmp_path, randomised(Undeclared), input_scale=2.0)
-    sae = load(saved(tmp_path, randomised(Undeclared)))  # nothing to fold: nothing to refuse
-    assert sae.d_sae == 16
+def test_with_a_parameter_of_no_declared_kind_the_normaliser_is_saved_as_a_step(tmp_path: Path) -> None:
+    architecture = randomised(Undeclared)
+    sae = load(saved(tmp_path, architecture, normalizer=scaling(2.0)))
+    assert sae.normalizer is not None
+    with torch.no_grad():
+        assert torch.equal(sae(X_BD), architecture.core_model(X_BD * 2) / 2)
+        assert torch.equal(sae.encode(X_BD).dense(), architecture.core_model.encode(X_BD * 2).dense())
+    assert load(saved(tmp_path, architecture)).normalizer is None  # nothing to fold
+
+
+@pytest.mark.parametrize(("cls", "folded"), [(VanillaSAE, True), (Undeclared, False)])
+def test_it_tells_what_it_was_trained_behind(cls: type[Architecture[Any]], folded: bool, tmp_path: Path) -> None:
+    sae = load(saved(tmp_path, randomised(cls), normalizer=scaling(4.0)))
+    assert sae.trained_behind is not None
+    assert (sae.normalizer is None) == folded
+    assert sae.trained_behind.scale_D.tolist() == [4.0] * 6
+    assert load(saved(tmp_path, randomised(cls), normalizer=scaling(1.0))).trained_behind is None
+
+
+def test_behind_a_layer_norm_decoding_needs_the_input(tmp_path: Path) -> None:
+    normalizer = Normalizer("layer_norm", [6])
+    architecture = randomised(VanillaSAE)
+    sae = load(saved(tmp_path, architecture, normalizer=normalizer))
+    with torch.no_grad():
+        expected = normalizer.restore(architecture.core_model(normalizer.normalize(X_BD)), X_BD)
+        assert torch.equal(sae.decode(sae.encode(X_BD), X_BD), expected)
+        assert torch.equal(sae(X_BD.view(4, 8, 6)), expected.view(4, 8, 6))
+        with pytest.raises(SaeError, match=r"decode\(codes, x\)"):
+            sae.decode(sae.encode(X_BD))
+
+
+def test_threshold_of_batchtopk_is_saved_and_decides_in_use(tmp_path: Path) -> None:
+    architecture = randomised(BatchTopKSAE)
+    nonlinearity = architecture.core_model.encoder["nonlinearity"]
+    nonlinearity.threshold_sum.fill_(1.5)
+    nonlinearity.threshold_weight.fill_(0.5)
+    sae = load(saved(tmp_path, architecture))
+    codes_BF, preacts_BF = sae.encode(X_BD).dense(), architecture.core_model.encoder["encoder_pre"](X_BD)
+    assert torch.equal(codes_BF, preacts_BF.where(preacts_BF > 3.0, 0))
+    torch.testing.assert_close(sae.encode(X_BD[:1]).dense(), codes_BF[:1])  # whoever its neighbours
+
+
+def test_hook_points_of_inputs_and_targets_and_their_widths_come_back(tmp_path: Path) -> None:
+    architecture = Transcoder(d_in=6, d_sae=16, d_out=5, widths=[4, 2], target_widths=[2, 3], l0_target=2)
+    save(architecture, tmp_path, hook_points=["a", "b"], target_hook_points=["c", "d"], lineage={})
+    sae = load(tmp_path)
+    assert (sae.hook_points, sae.target_hook_points) == (["a", "b"], ["c", "d"])
+    assert (sae.architecture.widths, sae.architecture.target_widths, sae.d_out) == ([4, 2], [2, 3], 5)
+    assert sae(torch.ones(2, 3, 6)).shape == (2, 3, 5)
+    assert load(saved(tmp_path)).target_hook_points == ["model.layers.1"]
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_tied_weights_without_an_encoder_bias_come_back(shift: float, tmp_path: Path) -> None:
+    architecture, normalizer = randomised(TiedWithoutBias), scaling(0.5)
+    normalizer.shift_D.fill_(shift)
+    sae = load(saved(tmp_path, architecture, normalizer=normalizer))
+    with torch.no_grad():
+        expected = normalizer.restore(architecture.core_model(normalizer.normalize(X_BD)))
+        torch.testing.assert_close(sae(X_BD), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_leading_dimensions_are_kept(tmp_path: Path) -> None:
@@ -169,7 +236,7 @@ def test_loading_moves_no_global_generator(tmp_path: Path) -> None:
 
 def damage_config(path: Path, **changes: Any) -> None:
     config = json.loads((path / "config.json").read_text()) | changes
-    (path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    (path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in changes or v is not None}))
 
 
 def drop_tensor(path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sae.architecture import load, save
+from sae.architecture.normalizer import Normalizer
 from sae.architectures.topk import TopKConfig, TopKSAE
 from sae.config import InputError
 from sae.core import Cache
@@ -57,7 +58,10 @@ def test_without_a_target_there_is_no_k(target: float | None) -> None:
 def test_saved_one_keeps_its_k(tmp_path: Path) -> None:
     architecture = TopKSAE(d_in=D, d_sae=F, l0_target=K)
     x_BD = torch.randn(20, D, generator=torch.Generator().manual_seed(0))
-    save(architecture, tmp_path, hook_points=["x"], lineage={}, input_scale=4.0)
+    normalizer = Normalizer("affine", [D])
+    normalizer.scale_D.fill_(4.0)
+    normalizer.scale_E.fill_(4.0)
+    save(architecture, tmp_path, hook_points=["x"], lineage={}, normalizer=normalizer)
     sae = load(tmp_path)
     with torch.no_grad():
         assert torch.equal(sae.encode(x_BD).dense(), architecture.core_model.encode(4 * x_BD).dense())
