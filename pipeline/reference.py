@@ -71,8 +71,8 @@ def _kind(annotation: Any, constraints: Sequence[Any] = ()) -> str:
     if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
         kind = f"list of {_kind(arguments[0])}"
     elif origin is tuple:
-        kinds = dict.fromkeys(map(_kind, arguments))
-        kind = f"list of {len(arguments)}, each {' or '.join(kinds)}"
+        each = " or ".join(dict.fromkeys(map(_kind, arguments)))
+        kind = f"list of {len(arguments)}, each {each}"
     elif origin is dict:
         kind = "mapping" if arguments[1] is Any else f"mapping of {_kind(arguments[0])} to {_kind(arguments[1])}"
     else:

@@ -104,14 +104,16 @@ def test_a_signal_after_the_last_question_is_not_lost() -> None:
 
 def test_handlers_and_the_clock_are_gone_after_the_block() -> None:
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    def fails_while_it_stops() -> None:
-        with StopRequest(0.2) as stop:
+    stop = StopRequest(0.2)
+
+    def work() -> None:
+        with stop:
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop()
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        fails_while_it_stops()
+        work()
     assert {signum: signal.getsignal(signum) for signum in before} == before
     time.sleep(0.4)  # a clock that still ran would end this process
 
