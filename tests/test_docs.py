@@ -21,9 +21,7 @@ def blocks(text: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(("page", "module"), [("architectures.md", "my_architectures"), ("training.md", "my_training")])
-def test_python_blocks_of_a_page_run_in_order(
-    page: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_blocks_of_a_page_run_in_order(page: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # for what the page saves
     mine = ModuleType(module)
     monkeypatch.setitem(sys.modules, module, mine)
