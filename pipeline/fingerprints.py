@@ -5,6 +5,7 @@ No fingerprint holds a time, a host or an absolute path.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -19,6 +20,7 @@ from sae.corpus.documents import CorpusConfig, LocalFile, corpus_files
 from sae.corpus.subject import SubjectConfig, is_local
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
+TRAINED = ("data/sae", "data/train")  # outputs of the stage `train`, which DVC removes before it runs
 _TOKENIZER_FILES = (
     "config.json",
     "special_tokens_map.json",
@@ -109,33 +111,81 @@ def fingerprint_subject(config: SubjectConfig, hashes: FileHashes) -> tuple[dict
 
 
 def fingerprint_architecture(reference: str, hashes: FileHashes) -> dict[str, Any]:
-    """Hash of the file that a user's own architecture is defined in; the shipped ones are dependencies of the stage already."""
+    """Hash of the code of a user's own architecture; the shipped ones are dependencies of the stage already.
+
+    The code is the module's file and what it imports from the workspace, or from its own package where that is installed.
+    Other libraries, and modules that are imported by a computed name, are not in it.
+
+    Raises:
+        InputError: there is no such module, or its code is no valid Python.
+    """
     if reference in SHIPPED or ":" not in reference:
         return {"architecture": reference}
     module = reference.partition(":")[0]
     try:
-        spec = importlib.util.find_spec(module)
+        spec = None if not module or module.startswith(".") else importlib.util.find_spec(module)
     except ModuleNotFoundError:
         spec = None
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise InputError(
             "no such module can be imported", where="sae.architecture", found=reference, expected="package.module:Class"
         )
-    return {"architecture": reference, "sha256": hashes(Path(spec.origin))}
+    files = _imported_with(module, Path(spec.origin))
+    return {"architecture": reference, "sha256": _digest((name, hashes(path)) for name, path in files.items())}
+
+
+def _imported_with(module: str, file: Path) -> dict[str, Path]:
+    """The files, by module, of `module` and of all that it imports from beside it, found by reading and not by importing."""
+    is_package = file.name == "__init__.py"
+    base = file.parents[module.count(".") + is_package]  # the folder on the path of imports
+    of_workspace = base.resolve() == Path.cwd().resolve()
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        top = name.partition(".")[0]
+        beside = top not in ("sae", "pipeline") if of_workspace else top == module.partition(".")[0]
+        places = (base.joinpath(*name.split("."), "__init__.py"), base.joinpath(*name.split(".")).with_suffix(".py"))
+        path = next((place for place in places if place.is_file()), None)
+        if name in found or not beside or path is None:
+            continue
+        found[name] = path
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        parents = name.split(".")[:-1]
+        waiting += [".".join(parents[: end + 1]) for end in range(len(parents))]
+        for node in ast.walk(_parsed(path)):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+                target = ".".join([*above, *([node.module] if node.module else [])])
+                waiting += [target, *(f"{target}.{alias.name}" for alias in node.names)]  # a name may be a module too
+    return found
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        raise InputError(f"this is no valid Python: {error.msg} in line {error.lineno}", where=str(path)) from None
 
 
 def fingerprint_start(start_from: str | None, hashes: FileHashes) -> dict[str, Any]:
     """Hash of the saved SAE or the run's state that training is to start from.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, or it is one that training writes.
     """
     if start_from is None:
         return {"start_from": None}
-    folder = Path(start_from)
+    where, folder = "train.start_from", Path(start_from)
     if not folder.is_dir():
+        raise InputError("there is no such folder", where=where, found=start_from, expected="a saved SAE, or a run's state")
+    if any(folder.resolve().is_relative_to(Path(out).resolve()) for out in TRAINED):
         raise InputError(
-            "there is no such folder", where="train.start_from", found=start_from, expected="a saved SAE, or a run's state"
+            "this folder is gone as soon as training begins anew: copy it to another place, and start from there",
+            where=where,
+            found=start_from,
         )
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
     return {"start_from": start_from, "sha256": _digest((path.name, hashes(path)) for path in files)}

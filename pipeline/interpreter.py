@@ -17,6 +17,8 @@ NEEDED = (
     "pydantic",
     "safetensors",
     "numpy",
+    "scipy",
+    "schedulefree",
     "pyarrow",
     "datasets",
     "transformers",

@@ -72,10 +72,13 @@ class Progress:
 
     def line(self) -> str:
         """How far it is, how fast it goes, and how long it will take yet."""
-        elapsed = time.monotonic() - self._started
-        rate = (self.done - (self._first or 0)) / elapsed if elapsed > 0 else 0.0
-        left = f", {(self.total - self.done) / rate:,.0f} s left" if rate > 0 else ""
-        return f"{self.label}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s{left}"
+        left = f", {(self.total - self.done) / self.rate:,.0f} s left" if self.rate > 0 else ""
+        return f"{self.label}: {self.done:,} of {self.total:,} {self.unit}, {self.rate:,.0f}/s{left}"
+
+    @property
+    def rate(self) -> float:
+        """Units a second, since the start of this process."""
+        return (self.done - (self._first or 0)) / max(self.seconds, 1e-9)
 
     @property
     def seconds(self) -> float:

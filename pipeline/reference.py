@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -15,61 +15,79 @@ from pipeline.params import Params
 
 HEAD = """# params.yaml
 
-Every key, from the classes that read it (`python -m pipeline params` prints this page). A section must be there; a key that
-is left out has its default. Write numbers as `3.0e-4`, with a point: some YAML readers take `3e-4` for text.
+Every key, from the classes that read it (`python -m pipeline params` prints this page). Every section must be there, and
+`run.threads`, which DVC watches by itself; any other key that is left out has its default. `optimizer.name` is the key `name`
+in the section `optimizer` of the section. Write numbers as `3.0e-4`, with a point: some YAML readers take `3e-4` for text.
 """
+_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
+_SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
 def reference() -> str:
     """The page, in Markdown."""
     parts = [HEAD]
     for name, field in Params.model_fields.items():
-        section = field.annotation
-        assert isinstance(section, type)
-        assert issubclass(section, BaseModel)
+        section = _section(field)
+        assert section is not None
         parts += [f"\n## {name}\n\n{_first_line(section)}\n\n| key | type | default | meaning |\n|---|---|---|---|"]
-        parts += [_row(path, entry) for path, entry in _leaves(section)]
+        parts += _rows(section)
     return "\n".join(parts) + "\n"
 
 
-def _leaves(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+def _rows(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """A row for each key; a section within has a row that says what it is for, and its keys after it."""
     for name, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _leaves(inner, f"{prefix}{name}.")
+        inner = _section(field)
+        if inner is None:
+            yield _row(f"{prefix}{name}", field)
         else:
-            yield f"{prefix}{name}", field
+            yield f"| **`{prefix}{name}`** | section | | {_first_line(inner)} |"
+            yield from _rows(inner, f"{prefix}{name}.")
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    cls = field.annotation
+    return cls if isinstance(cls, type) and issubclass(cls, BaseModel) else None
 
 
 def _row(path: str, field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
-    shown = "" if default is PydanticUndefined else _yaml(default)
-    bounds = [text for text in map(_bound, field.metadata) if text]
-    kind = " ".join([_kind(field.annotation), *bounds])
-    return f"| `{path}` | {kind} | `{shown}` | {field.description or ''} |"
+    shown = "" if default is PydanticUndefined else f"`{_yaml(default)}`"
+    return f"| `{path}` | {_kind(field.annotation, field.metadata)} | {shown} | {field.description or ''} |"
+
+
+def _kind(annotation: Any, constraints: Sequence[Any] = ()) -> str:
+    """A type in words, with its bounds: ``number > 0, or null``."""
+    bounds = " and ".join(text for text in map(_bound, constraints) if text)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is typing.Annotated:
+        return _kind(arguments[0], [*_plain(arguments[1:]), *constraints])
+    if origin in (types.UnionType, typing.Union):
+        kinds = list(dict.fromkeys(_kind(part, () if part is type(None) else constraints) for part in arguments))
+        comma = "," if any(" or " in kind or " " in kind for kind in kinds) else ""
+        return f"{comma} or ".join(kinds)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
+        kind = f"list of {_kind(arguments[0])}"
+    elif origin is tuple:
+        each = " or ".join(dict.fromkeys(map(_kind, arguments)))
+        kind = f"list of {len(arguments)}, each {each}"
+    elif origin is dict:
+        kind = "mapping" if arguments[1] is Any else f"mapping of {_kind(arguments[0])} to {_kind(arguments[1])}"
+    else:
+        kind = _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return f"{kind} {bounds}".rstrip()
+
+
+def _plain(metadata: Sequence[Any]) -> Iterator[Any]:
+    """The constraints themselves: within `Annotated` they stand inside a `Field`."""
+    for entry in metadata:
+        yield from entry.metadata if isinstance(entry, FieldInfo) else [entry]
 
 
 def _bound(constraint: Any) -> str:
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    return " ".join(f"{sign} {getattr(constraint, key)}" for key, sign in signs.items() if hasattr(constraint, key))
-
-
-def _kind(annotation: Any) -> str:
-    origin = get_origin(annotation)
-    if origin is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(annotation))
-    if origin is typing.Annotated:
-        return _kind(get_args(annotation)[0])
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(dict.fromkeys(_kind(part) for part in get_args(annotation)))
-    if origin is list:
-        return f"list of {_kind(get_args(annotation)[0])}"
-    if origin is tuple:
-        return "list of " + ", ".join(_kind(part) for part in get_args(annotation))
-    if origin is dict:
-        return "mapping"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return " and ".join(f"{sign} {getattr(constraint, key)}" for key, sign in _SIGNS.items() if hasattr(constraint, key))
 
 
 def _yaml(value: Any) -> str:
@@ -77,9 +95,12 @@ def _yaml(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and abs(value) >= 1e5:
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa}e{int(exponent):+d}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_yaml, value)) + "]"
-    return str(value)
+    return str(value) or "''"
 
 
 def _first_line(section: type[BaseModel]) -> str:

@@ -38,6 +38,8 @@ class StopRequest:
             signal.signal(signum, handler)
         if self._timer is not None:
             self._timer.cancel()
+            if kind is None:  # it came after the last question
+                raise self.reason()
 
     def __call__(self) -> bool:
         """Whether a signal has come."""

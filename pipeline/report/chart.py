@@ -25,38 +25,51 @@ _LEAST_HEIGHT = 8  # of a bar that counts anything: one latent of thousands is t
 Ticks = Sequence[tuple[float, str]]
 
 
-def curve_chart(curve: Curve, marker: Marker | None = None) -> Html:
-    """A training curve as a figure: title, last value, line, axes."""
+def curve_chart(curve: Curve, marker: Marker | None = None, held_out: Curve | None = None) -> Html:
+    """A training curve as a figure: title, last value, line, axes.
+
+    Args:
+        curve: of the training.
+        marker: a value to show across.
+        held_out: the same figure on held-out activations.
+    """
     kind = kind_of(curve.name)
+    both = [curve] if held_out is None else [curve, held_out]
     points = finite_points(curve)
     last = number(curve.values[-1]) if curve.values else "–"
-    head = el(
-        "figcaption", el("h3", kind.title), el("span", last, class_="now"), el("span", kind.meaning or curve.name, class_="about")
-    )
+    about: list[Child] = [kind.meaning or curve.name]
+    if held_out is not None and held_out.values:
+        about.append(el("span", f"held out {number(held_out.values[-1])}", class_="held-out-key"))
+    head = el("figcaption", el("h3", kind.title), el("span", last, class_="now"), el("span", about, class_="about"))
     if not points:
         return el("figure", head, el("p", "No finite value was logged.", class_="empty"), class_="chart", data_curve=curve.name)
-    y_axis = curve_axis(curve, marker)
-    x_axis = step_axis(curve)
+    y_axis, x_axis = curve_axis(*both, marker=marker), step_axis(*both)
     drawn = segments(curve)
-    lines = [
-        el(
-            "path",
-            d=_path([(x_axis.at(x), y_axis.at(y)) for x, y in stretch]),
-            class_="curve",
-            vector_effect="non-scaling-stroke",
-        )
-        for stretch in drawn
-    ]
+    lines = [_curve_line(stretch, x_axis, y_axis, "curve") for stretch in drawn]
+    beside: dict[float, float] = {}
+    if held_out is not None:
+        lines += [_curve_line(stretch, x_axis, y_axis, "curve held-out") for stretch in segments(held_out)]
+        beside = dict(finite_points(held_out))
     marks, notes = _marker_line(marker, y_axis) if marker else (Html(), Html())
-    hover = [(x_axis.at(x), y_axis.at(y), f"step {number(x)}: {number(y, 4)}") for stretch in drawn for x, y in stretch]
+    hover = []
+    for x, y in (point for stretch in drawn for point in stretch):
+        more = f", held out {number(beside[x], 4)}" if x in beside else ""
+        hover.append((x_axis.at(x), y_axis.at(y), f"step {number(x)}: {number(y, 4)}{more}"))
     values = [value for _, value in points]
     summary = (
         f"{kind.title} over {number(curve.steps[-1])} training steps: first {number(values[0])}, last {number(values[-1])}, "
         f"lowest {number(min(values))}, highest {number(max(values))}"
     )
+    if held_out is not None and held_out.values:
+        summary += f"; on held-out activations last {number(held_out.values[-1])}"
     plot = _plot([marks, *lines], x_axis.ticks(5), y_axis.ticks(5), hover, summary, notes)
     x_title = el("p", "step" + (" · logarithmic scale" if y_axis.log else ""), class_="x-title")
     return el("figure", head, plot, x_title, class_="chart", data_curve=curve.name)
+
+
+def _curve_line(stretch: Sequence[tuple[float, float]], x_axis: Axis, y_axis: Axis, class_: str) -> Html:
+    places = [(x_axis.at(x), y_axis.at(y)) for x, y in stretch]
+    return el("path", d=_path(places), class_=class_, vector_effect="non-scaling-stroke")
 
 
 def frequency_chart(histogram: Histogram, never: int) -> Html:

@@ -31,10 +31,15 @@ _KINDS = {
     "fvu": CurveKind("FVU", "share of variance left unexplained", 2),
     "dead_latents": CurveKind("Dead latents", "latents that have not fired lately", 3, logarithmic=False),
     "sparsity_coefficient": CurveKind("Sparsity coefficient", "weight of the sparsity penalty", 4),
+    "l1": CurveKind("L1", "sum of a token's latents", 6),
+    "l2_loss": CurveKind("Reconstruction loss", "mean squared error", 7),
+    "sparsity_loss": CurveKind("Sparsity loss", "the penalty, before its coefficient", 8),
+    "auxk_loss": CurveKind("AuxK loss", "what dead latents leave of the error", 9),
     "lr": CurveKind("Learning rate", "step size of the optimizer", 5, logarithmic=False),
 }
 _KINDS["learning_rate"] = _KINDS["lr"]
-_UNKNOWN_RANK = 6
+_UNKNOWN_RANK = 10
+_HELD_OUT = "held_out_"
 
 
 def kind_of(name: str) -> CurveKind:
@@ -46,9 +51,18 @@ def kind_of(name: str) -> CurveKind:
     return CurveKind(last.replace("_", " ").capitalize(), "", _UNKNOWN_RANK)
 
 
-def in_order(curves: Sequence[Curve]) -> list[Curve]:
-    """The curves that say most first, the others by name."""
-    return sorted(curves, key=lambda curve: (kind_of(curve.name).rank, curve.name))
+def in_order(curves: Sequence[Curve]) -> list[tuple[Curve, Curve | None]]:
+    """The curves that say most first, the others by name; each with the same figure on held-out activations, if it was logged."""
+    by_name = {curve.name: curve for curve in curves}
+    held_out = {name: by_name.get(_held_out_name(name)) for name in by_name}
+    second = {curve.name for curve in held_out.values() if curve is not None}
+    first = sorted((c for c in curves if c.name not in second), key=lambda curve: (kind_of(curve.name).rank, curve.name))
+    return [(curve, held_out[curve.name]) for curve in first]
+
+
+def _held_out_name(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{_HELD_OUT}{last}"
 
 
 def finite_points(curve: Curve) -> list[tuple[float, float]]:
@@ -56,24 +70,25 @@ def finite_points(curve: Curve) -> list[tuple[float, float]]:
     return [(step, value) for step, value in zip(curve.steps, curve.values, strict=True) if math.isfinite(value)]
 
 
-def wants_log(curve: Curve) -> bool:
-    """Whether the values of `curve` are positive and span so much that a linear axis would flatten them."""
-    values = [value for _, value in finite_points(curve)]
-    if not values or min(values) <= 0 or not kind_of(curve.name).logarithmic:
+def wants_log(*curves: Curve) -> bool:
+    """Whether the values of curves of one kind are positive and span so much that a linear axis would flatten them."""
+    values = [value for curve in curves for _, value in finite_points(curve)]
+    if not values or min(values) <= 0 or not kind_of(curves[0].name).logarithmic:
         return False
     return math.log10(max(values) / min(values)) >= _DECADES_FOR_LOG
 
 
-def step_axis(curve: Curve) -> Axis:
+def step_axis(*curves: Curve) -> Axis:
     """From the start of the training to the last step that was logged."""
-    low, high = min(curve.steps), max(curve.steps)
+    steps = [step for curve in curves for step in curve.steps]
+    low, high = min(steps), max(steps)
     return Axis(min(low, 0.0), high) if high > 0 else Axis(low - 1, high + 1)
 
 
-def curve_axis(curve: Curve, marker: Marker | None) -> Axis:
-    """An axis that holds the values of `curve`, with `marker` well inside, so that its label has room."""
-    values = [value for _, value in finite_points(curve)]
-    return value_axis(values if marker is None else [*values, 0.5 * marker.value, 1.2 * marker.value], wants_log(curve))
+def curve_axis(*curves: Curve, marker: Marker | None) -> Axis:
+    """An axis that holds the values of curves of one kind, with `marker` well inside, so that its label has room."""
+    values = [value for curve in curves for _, value in finite_points(curve)]
+    return value_axis(values if marker is None else [*values, 0.5 * marker.value, 1.2 * marker.value], wants_log(*curves))
 
 
 def target_of(curve: Curve, run: RunData) -> Marker | None:

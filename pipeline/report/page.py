@@ -63,7 +63,7 @@ def _training(run: RunData) -> Html:
     curves = in_order(run.curves)
     if not curves:
         return el("p", "This run logged no curves with DVCLive.", class_="empty")
-    charts = [curve_chart(curve, target_of(curve, run)) for curve in curves]
+    charts = [curve_chart(curve, target_of(curve, run), held_out) for curve, held_out in curves]
     parts = [el("div", charts[:MAIN_CURVES], class_="charts")]
     if more := charts[MAIN_CURVES:]:
         summary = el("summary", f"{len(more)} more curve{'s' if len(more) > 1 else ''}")

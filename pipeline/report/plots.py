@@ -84,8 +84,8 @@ def _training(run: RunData) -> Figure:
     figure = Figure(figsize=(12, 3.1 * rows), layout="constrained", facecolor="white")
     if not curves:
         figure.text(0.5, 0.5, "This run logged no curves with DVCLive.", ha="center", va="center", color=_SOFT)
-    for index, curve in enumerate(curves):
-        _curve(figure.add_subplot(rows, min(_COLUMNS, len(curves)), index + 1), curve, run)
+    for index, (curve, held_out) in enumerate(curves):
+        _curve(figure.add_subplot(rows, min(_COLUMNS, len(curves)), index + 1), curve, held_out, run)
     return figure
 
 
@@ -106,9 +106,9 @@ def _summary(run: RunData, title: str) -> Figure:
     figure.text(left, 0.893, printable(about), fontsize=11, color=_SOFT, va="center")
     _headline(figure, run, left, right)
     top = figure.add_gridspec(1, 3, left=left, right=right, top=0.63, bottom=0.385, wspace=0.2)
-    for index, curve in enumerate(in_order(run.curves)[:3]):
+    for index, (curve, held_out) in enumerate(in_order(run.curves)[:3]):
         axes = figure.add_subplot(top[0, index])
-        _curve(axes, curve, run)
+        _curve(axes, curve, held_out, run)
         axes.set_xlabel("")
     bottom = figure.add_gridspec(1, 2, left=left, right=right, top=0.285, bottom=0.075, wspace=0.13)
     _frequency(figure.add_subplot(bottom[0, 0]), run)
@@ -142,7 +142,7 @@ def _headline(figure: Figure, run: RunData, left: float, right: float) -> None:
         figure.text(x, 0.73, note, fontsize=9, color=_SOFT, va="center")
 
 
-def _curve(axes: Axes, curve: Curve, run: RunData) -> None:
+def _curve(axes: Axes, curve: Curve, held_out: Curve | None, run: RunData) -> None:
     axes.set_title(printable(kind_of(curve.name).title))
     axes.set_xlabel("step")
     points = finite_points(curve)
@@ -151,6 +151,10 @@ def _curve(axes: Axes, curve: Curve, run: RunData) -> None:
         return
     steps, values = (list(column) for column in zip(*points, strict=True))
     axes.plot(steps, values, color=_ACCENT, marker="o" if len(points) == 1 else "")
+    beside = finite_points(held_out) if held_out is not None else []
+    if beside:
+        axes.plot(*zip(*beside, strict=True), color=_INK, linewidth=1.2, marker="o" if len(beside) == 1 else "")
+        axes.set_title(f"held out {number(beside[-1][1])}", loc="right", color=_INK, fontsize=9, fontweight="normal")
     target = target_of(curve, run)
     if target is not None:
         axes.axhline(target.value, color=_WARN, linewidth=1.1, linestyle=_DASHES)
@@ -158,7 +162,8 @@ def _curve(axes: Axes, curve: Curve, run: RunData) -> None:
         axes.annotate(
             target.label, (1, target.value), (0, -4), place, "offset points", ha="right", va="top", fontsize=9, color=_WARN
         )
-    across, up = step_axis(curve), curve_axis(curve, target)
+    both = [curve] if held_out is None else [curve, held_out]
+    across, up = step_axis(*both), curve_axis(*both, marker=target)
     axes.set_xlim(across.low, across.high)
     axes.set_xticks(across.round_values(5), [text for _, text in across.ticks(5)])
     _scale(axes, up)

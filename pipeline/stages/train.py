@@ -66,15 +66,14 @@ def body(ctx: StageContext) -> str:
     if config.keep_state:
         shutil.copytree(ctx.work / "checkpoint", curves / "state")
     ctx.publish(curves, "data/train")
-    return summary(trainer, sae_config.architecture, progress.seconds)
+    return summary(trainer, sae_config.architecture, progress.rate * config.batch_size)
 
 
-def summary(trainer: Trainer, name: str, seconds: float) -> str:
+def summary(trainer: Trainer, name: str, rate: float) -> str:
     """What was made, measured on training rows in the form that was saved."""
     config, figures = trainer.config, trainer.measure(trainer.source, ROWS_MEASURED)
     target = f" (target {config.l0_target:g})" if config.l0_target is not None else ""
     ended = f"; ended early: {trainer.state.stopping.reason}" if trainer.state.stopping.reason else ""
-    rate = trainer.state.step * config.batch_size / seconds
     return (
         f"{name} {trainer.architecture.d_in} → {trainer.architecture.d_sae}, {trainer.state.step:,} steps of "
         f"{config.batch_size:,}, L0 {figures['l0']:.2f}{target}, FVU {figures['fvu']:.4f}, {rate:,.0f} tokens/s → data/sae{ended}"

@@ -66,6 +66,12 @@ class SyntheticSource:
 
     Raises:
         InputError: no probabilities within floor and ceiling have the wanted sum.
+
+    Example:
+        >>> source = SyntheticSource(SyntheticConfig(features=64, widths=[16], l0=3))
+        >>> x_BD, y_BD = next(source.batches(8, seed=0))
+        >>> x_BD.shape, x_BD is y_BD
+        (torch.Size([8, 16]), True)
     """
 
     def __init__(self, config: SyntheticConfig | None = None) -> None:

@@ -95,7 +95,7 @@ def import_architecture(reference: str, where: str) -> type[Architecture[Any]]:
     """The class that ``package.module:Class`` names.
 
     Raises:
-        InputError: no such module or class, or it is no architecture.
+        InputError: no such module or class, no valid Python, or it is no architecture.
     """
     module_name, _, class_name = reference.partition(":")
     if not module_name or module_name.startswith("."):
@@ -105,6 +105,10 @@ def import_architecture(reference: str, where: str) -> type[Architecture[Any]]:
     except ModuleNotFoundError as error:
         raise InputError(
             f"no module {error.name!r} can be imported", where=where, found=reference, expected="package.module:Class"
+        ) from None
+    except SyntaxError as error:
+        raise InputError(
+            f"this is no valid Python: {error.msg} in {error.filename}, line {error.lineno}", where=where, found=reference
         ) from None
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Architecture)):

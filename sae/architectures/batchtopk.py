@@ -14,7 +14,7 @@ from sae.core import Seq, useif
 class BatchTopKConfig(SweepableConfig):
     """What there is to choose in a BatchTopK SAE; k is `train.l0_target`."""
 
-    pre_bias: bool = Field(default=False, description="Subtract the decoder's bias from the encoder's input.")
+    pre_bias: bool = Field(default=True, description="Subtract the decoder's bias from the encoder's input.")
 
 
 class BatchTopKSAE(Architecture[BatchTopKConfig]):

@@ -18,7 +18,7 @@ from sae.core import Lambda, Parallel, ReuseForward, Seq, ops, useif
 class GatedConfig(SweepableConfig):
     """What there is to choose in a Gated SAE."""
 
-    pre_bias: bool = Field(default=False, description="Subtract the decoder's bias from the encoder's input.")
+    pre_bias: bool = Field(default=True, description="Subtract the decoder's bias from the encoder's input.")
 
 
 class GatedSAE(Architecture[GatedConfig]):

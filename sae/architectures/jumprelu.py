@@ -21,10 +21,10 @@ class JumpReLUConfig(SweepableConfig):
         default="l0",
         description="`l0`: coefficient · L0, steered; `quadratic`: (L0 / train.l0_target - 1)², which needs no steering.",
     )
-    threshold: float = Field(default=0.5, gt=0, description="Where the thresholds start.")
-    bandwidth: float = Field(default=0.5, gt=0, description="Width of the band around a threshold that its gradient comes from.")
+    threshold: float = Field(default=1.0, gt=0, description="Where the thresholds start.")
+    bandwidth: float = Field(default=1.0, gt=0, description="Width of the band around a threshold that its gradient comes from.")
     quadratic_weight: float = Field(default=10.0, gt=0, description="Weight of the quadratic penalty; no other has one.")
-    pre_bias: bool = Field(default=False, description="Subtract the decoder's bias from the encoder's input.")
+    pre_bias: bool = Field(default=True, description="Subtract the decoder's bias from the encoder's input.")
 
 
 class JumpReLUSAE(Architecture[JumpReLUConfig]):

@@ -24,7 +24,7 @@ class MatryoshkaConfig(SweepableConfig):
         min_length=1,
         description="Ends of the nested dictionaries as shares of d_sae, up to 1.",
     )
-    pre_bias: bool = Field(default=False, description="Subtract the decoder's bias from the encoder's input.")
+    pre_bias: bool = Field(default=True, description="Subtract the decoder's bias from the encoder's input.")
 
     @field_validator("prefixes")
     @classmethod

@@ -19,7 +19,7 @@ class PAnnealConfig(SweepableConfig):
     start: float = Field(default=0.1, ge=0, lt=1, description="Share of the run after which the exponent begins to fall.")
     end: float = Field(default=0.8, gt=0, le=1, description="Share of the run at which it has fallen.")
     changes: int = Field(default=40, gt=0, description="Steps in which it falls.")
-    pre_bias: bool = Field(default=False, description="Subtract the decoder's bias from the encoder's input.")
+    pre_bias: bool = Field(default=True, description="Subtract the decoder's bias from the encoder's input.")
 
 
 class PAnnealSAE(Architecture[PAnnealConfig]):

@@ -18,7 +18,7 @@ class ProLUConfig(SweepableConfig):
     gradient: Gradient = Field(
         default="ste", description="Pseudo-derivatives of the nonlinearity: those of a ReLU, or straight through."
     )
-    pre_bias: bool = Field(default=False, description="Subtract the decoder's bias from the encoder's input.")
+    pre_bias: bool = Field(default=True, description="Subtract the decoder's bias from the encoder's input.")
 
 
 class ProLUSAE(Architecture[ProLUConfig]):

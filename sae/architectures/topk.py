@@ -15,7 +15,7 @@ from sae.core import Seq, useif
 class TopKConfig(SweepableConfig):
     """What there is to choose in a TopK SAE; k is `train.l0_target`."""
 
-    pre_bias: bool = Field(default=False, description="Subtract the decoder's bias from the encoder's input.")
+    pre_bias: bool = Field(default=True, description="Subtract the decoder's bias from the encoder's input.")
 
 
 class TopKSAE(Architecture[TopKConfig]):

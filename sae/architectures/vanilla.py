@@ -15,7 +15,7 @@ from sae.core import Seq, useif
 class VanillaConfig(SweepableConfig):
     """What there is to choose in a vanilla SAE."""
 
-    pre_bias: bool = Field(default=False, description="Subtract the decoder's bias from the encoder's input.")
+    pre_bias: bool = Field(default=True, description="Subtract the decoder's bias from the encoder's input.")
 
 
 class VanillaSAE(Architecture[VanillaConfig]):

@@ -34,10 +34,11 @@ class BatchTopK(Module):
     """Keeps the k·B largest pre-activations of a batch of B tokens, where they are positive; a threshold in use.
 
     In use (``eval()``) no token may depend on its neighbours, so a latent is kept where it is above a threshold: the mean
-    over training batches of the smallest pre-activation that was kept. That is 0 for a batch with fewer than k·B
-    positive ones, where the smallest of all would be too high. Source: Bussmann et al. 2024, "BatchTopK sparse
-    autoencoders", sections 3 and 3.1; the mean is exponential, so that it follows the weights, and corrected for its
-    start as Adam's are.
+    over training batches of the smallest pre-activation that was kept (Bussmann et al. 2024, "BatchTopK sparse
+    autoencoders", section 3). The mean is exponential, so that it follows the weights, and corrected for its start as
+    Adam's are. Two things are ours. A batch with fewer than k·B positive entries counts as 0: the smallest of all would
+    be too high. And since a mean of batches' quantiles is not the quantile of all tokens (in batches of 128 it cost 8 %
+    of the L0), a factor on it, learnt too, makes as many entries exceed the threshold in the mean as training keeps.
 
     Args:
         k: mean number to keep for a token; k·B is rounded.
@@ -46,6 +47,7 @@ class BatchTopK(Module):
 
     threshold_sum: Tensor
     threshold_weight: Tensor
+    log_factor: Tensor
 
     def __init__(self, k: float, decay: float = 0.99) -> None:
         super().__init__()
@@ -53,11 +55,12 @@ class BatchTopK(Module):
         # They are saved with the weights, and go on in a resumed run.
         self.register_buffer("threshold_sum", torch.zeros(()))
         self.register_buffer("threshold_weight", torch.zeros(()))
+        self.register_buffer("log_factor", torch.zeros(()))
 
     @property
     def threshold(self) -> Tensor:
         """What a latent must exceed in use; 0 before any training."""
-        return self.threshold_sum / self.threshold_weight.clamp_min(1e-12)
+        return self.log_factor.exp() * self.threshold_sum / self.threshold_weight.clamp_min(1e-12)
 
     def forward(self, preacts_BF: Tensor, *, cache: Cache) -> Codes:
         acts_BF = in_full(preacts_BF).relu()
@@ -67,9 +70,12 @@ class BatchTopK(Module):
         count = min(max(1, round(self.k * len(acts_BF))), acts_BF.numel())
         kept, places = acts_BF.detach().flatten().topk(count, sorted=False)  # exactly so many, whatever the ties
         if cache.step is not None:  # a step of training, not a look at the codes
-            self._learn(kept.min())
+            self._learn(kept, acts_BF.detach())
         return SparseCodes.from_places(acts_BF, places.sort().values)
 
-    def _learn(self, smallest: Tensor) -> None:
-        self.threshold_sum.lerp_(smallest.to(self.threshold_sum.dtype), 1 - self.decay)
+    def _learn(self, kept: Tensor, acts_BF: Tensor) -> None:
+        exceeding, wanted = (acts_BF > self.threshold).sum(), (kept > 0).sum()
+        # Both counts plus 1: a batch may have none. No bound is needed but against a first threshold that is far off.
+        self.log_factor += (1 - self.decay) * torch.log((exceeding + 1) / (wanted + 1)).clamp(-1, 1) * (self.threshold_weight > 0)
+        self.threshold_sum.lerp_(kept.min().to(self.threshold_sum.dtype), 1 - self.decay)
         self.threshold_weight.lerp_(torch.ones_like(self.threshold_weight), 1 - self.decay)

@@ -19,7 +19,7 @@ _ROW_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
 class FilesConfig(SweepableConfig):
-    """Documents from files: one per text file, one per row of a ``.jsonl`` or ``.parquet`` file."""
+    """Documents from files: one per text file, one per row of a `.jsonl` or `.parquet` file."""
 
     paths: list[str] = Field(default=[], description="Files or globs (`**` crosses folders), relative to the workspace.")
     column: str = Field(default="text", description="Column of the text in .jsonl and .parquet files.")

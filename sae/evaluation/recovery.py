@@ -44,6 +44,10 @@ def mean_correlation(true_GD: Tensor, decoder_FD: Tensor) -> float:
     gives it. It compares directions, not activations, as O'Neill et al. 2024 ("Compute Optimal Inference and Provable
     Amortisation Gap in Sparse Autoencoders", arXiv 2411.13117) and the synthetic benchmarks of SAELens do. A feature for
     which no latent is left counts 0.
+
+    Example:
+        >>> mean_correlation(torch.eye(4), torch.eye(4)[[2, 0, 1]])
+        0.75
     """
     return float(match_features(true_GD, decoder_FD).cosine_M.sum()) / len(true_GD)
 

@@ -21,9 +21,8 @@ BY_NAME = {"train": ["sae/architectures"], "evaluate": ["sae/architectures"]}
 # Decides whether a stage starts, not what it makes.
 NO_RESULT = {"pipeline/interpreter.py"}
 
-# Sections that are read as plain values: `inputs` wants a name or two without loading torch, the report shows all.
+# Sections that are read as plain values: the report shows all. (`inputs` reads two such values, and runs always.)
 OTHERWISE_READ = {
-    "inputs": {"sae", "train"},
     "report": {"corpus", "subject", "tokens", "activations", "sae", "train", "evaluate"},
 }
 

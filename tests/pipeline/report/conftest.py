@@ -132,6 +132,7 @@ def curves(draw: random.Random) -> dict[str, Callable[[int], float]]:
         "train/loss": lambda step: (0.3 + 4 * math.exp(-step / 150)) * noise(0.03),
         "train/l0": lambda step: 16 + (620 * math.exp(-step / 160) + 1.2) * noise(0.2),
         "train/fvu": lambda step: (0.21 + 0.79 * math.exp(-step / 200)) * noise(0.02),
+        "train/held_out_fvu": lambda step: 0.24 + 0.79 * math.exp(-step / 200),
         "train/sparsity_coefficient": lambda step: 0.001 * min(1, 0.01 + step / 1000) * noise(0.01),
         "train/lr": lambda step: 3e-4 * min(1, step / 200) * (1 if step < 2400 else (3000 - step) / 600),
         "train/dead_latents": lambda step: float(round(12 + 300 * math.exp(-((step - 700) ** 2) / 90_000))),

@@ -64,8 +64,36 @@ def test_long_curve_is_thinned_and_keeps_its_spike() -> None:
 
 def test_curves_that_say_most_come_first() -> None:
     names = ["zeta", "train/lr", "train/l0", "alpha", "train/loss", "train/fvu"]
-    ordered = [found.name for found in in_order([curve([1.0], name) for name in names])]
+    ordered = [found.name for found, _ in in_order([curve([1.0], name) for name in names])]
     assert ordered == ["train/loss", "train/l0", "train/fvu", "train/lr", "alpha", "zeta"]
+
+
+def test_a_held_out_curve_stands_with_the_training_curve_of_the_same_figure() -> None:
+    logged = ["train/held_out_fvu", "train/fvu", "train/l0", "held_out_l0", "train/held_out_loss"]
+    pairs = [(first.name, second and second.name) for first, second in in_order([curve([1.0], name) for name in logged])]
+    assert sorted(pairs, key=str) == [
+        ("held_out_l0", None),
+        ("train/fvu", "train/held_out_fvu"),
+        ("train/held_out_loss", None),
+        ("train/l0", None),
+    ]
+
+
+def test_a_held_out_curve_is_drawn_on_the_same_axes_and_told() -> None:
+    chart = curve_chart(curve([3.0, 2.0, 1.0], "fvu"), held_out=curve([40.0, 30.0, 20.0], "held_out_fvu"))
+    assert chart.count('class="curve"') == 1
+    assert chart.count('class="curve held-out"') == 1
+    assert "held out 20" in chart
+    assert "step 1: 2, held out 30" in chart
+    assert ">20</span>" in chart[chart.index("y-ticks") : chart.index("area")]
+    places = [float(y) for path in chart.split(' d="')[1:] for y in path.split('"')[0].replace("L", " ").split()[1::2]]
+    assert all(0 <= place <= 1000 for place in places)
+
+
+@pytest.mark.parametrize("values", [[math.nan], []])
+def test_a_held_out_curve_without_a_finite_value_leaves_the_training_curve_as_it_is(values: list[float]) -> None:
+    chart = curve_chart(curve([3.0, 2.0], "fvu"), held_out=curve(values, "held_out_fvu"))
+    assert chart.count('class="curve') == 1
 
 
 @pytest.mark.parametrize("values", [[math.nan], [math.inf, -math.inf], []])

@@ -96,7 +96,7 @@ def test_decoder_starts_at_the_encoders_rows_with_unit_norm_and_at_the_centre() 
 
 
 def test_another_width_out_than_in_gives_a_decoder_of_that_width() -> None:
-    architecture = VanillaSAE(d_in=3, d_sae=10, d_out=5)
+    architecture = VanillaSAE(VanillaConfig(pre_bias=False), d_in=3, d_sae=10, d_out=5)
     x_BD, y_BD = torch.randn(4, 3), torch.randn(4, 5)
     assert architecture.core_model(x_BD).shape == (4, 5)
     assert architecture.trainable.loss(x_BD, y_BD, {}, Cache()).isfinite()
@@ -218,3 +218,36 @@ def test_unknown_coefficient_names_the_nearest_loss() -> None:
         "train.coefficients: this coefficient names no loss (found sparsty_loss, expected one of L2_loss, sparsity_loss); "
         "did you mean 'sparsity_loss'?"
     )
+
+
+class Choosy(Plain):
+    @loss_prop
+    def sparsity_loss(self) -> SparsityPenaltyLoss | None:
+        return None
+
+
+def test_loss_that_is_none_is_not_there() -> None:
+    trainable = Choosy(d_in=4, d_sae=8).trainable
+    assert set(trainable.losses) == {"L2_loss", "helper_loss"}
+    with pytest.raises(InputError, match="names no loss"):
+        trainable.check_coefficients(["sparsity_loss"], "train.coefficients")
+
+
+@pytest.mark.parametrize(
+    ("given", "widths", "target_widths"),
+    [
+        ({}, [6], [6]),
+        ({"widths": [2, 4]}, [2, 4], [2, 4]),
+        ({"widths": [2, 4], "d_out": 5}, [2, 4], [5]),
+        ({"d_out": 5, "target_widths": [3, 2]}, [6], [3, 2]),
+    ],
+)
+def test_widths_of_the_hook_points(given: dict[str, Any], widths: list[int], target_widths: list[int]) -> None:
+    architecture = Plain(d_in=6, d_sae=8, **given)
+    assert (architecture.widths, architecture.target_widths) == (widths, target_widths)
+
+
+@pytest.mark.parametrize("given", [{"widths": [2, 3]}, {"target_widths": [7]}])
+def test_widths_that_do_not_add_up_are_an_error(given: dict[str, Any]) -> None:
+    with pytest.raises(SaeError, match=r"widths: these widths do not add up.*6 in all"):
+        Plain(d_in=6, d_sae=8, **given)

@@ -69,3 +69,12 @@ def test_tracked_figures_are_no_part_of_a_saved_model() -> None:
     tracker.allocate(2)
     assert tracker.state_dict() == {}
     assert {name for name, _ in tracker.named_buffers()} == {"frequency", "tokens_since_fired"}
+
+
+def test_resampled_latents_begin_anew() -> None:
+    tracker = EMAFreqTracker(initial=0.5)
+    tracker(as_codes(torch.tensor([[1.0, 0.0, 1.0, 0.0]])))
+    before = tracker.frequency.clone()
+    tracker.forget(torch.tensor([True, True, False, False]))
+    assert tracker.frequency.tolist() == [0.5, 0.5, *before[2:].tolist()]
+    assert tracker.tokens_since_fired.tolist() == [0, 0, 0, 1]

@@ -1,16 +1,14 @@
-"""The linear maps, their detached views, the metrics on the way, and kinds of parameters."""
+"""The linear maps, their detached views, and the metrics on the way."""
 
 from __future__ import annotations
-
-import copy
 
 import pytest
 import torch
 
+from sae.architecture import Initializer
 from sae.codes import as_codes
 from sae.components import ActMetrics, PreActMetrics
-from sae.components.linear import DecoderLinear, DetachedLinear, EncoderLinear
-from sae.components.parameters import DataBias, DecoderRows, EncoderRows, FeatureParameter, LatentBias, LatentScale, SAEParameter
+from sae.components.linear import DecoderLinear, DetachedLinear, EncoderLinear, SkipLinear
 from sae.core import Cache
 
 F, D, B = 5, 3, 4
@@ -82,21 +80,29 @@ def test_a_hook_on_the_pre_activations_patches_what_flows_on() -> None:
     assert torch.equal(PreActMetrics()(CODES_BF, cache=cache), -CODES_BF)
 
 
-@pytest.mark.parametrize("kind", [EncoderRows, DecoderRows, LatentBias, LatentScale, DataBias])
-def test_parameters_keep_their_kind_when_copied(kind: type[SAEParameter]) -> None:
-    original = kind(torch.ones(2, 3))
-    clone = copy.deepcopy(original)
-    assert type(clone) is kind
-    assert clone.requires_grad
-    assert torch.equal(clone, original)
-    assert clone.data_ptr() != original.data_ptr()
+def test_encoder_records_its_projection_and_a_hook_may_replace_it() -> None:
+    cache = Cache()
+    cache.on_write("projection", lambda scope, x: x + 1)
+    out_BF = EncoderLinear(WEIGHT_FD, None)(X_BD, cache=cache)
+    assert cache.read("projection") is out_BF
+    torch.testing.assert_close(out_BF, X_BD @ WEIGHT_FD.T + 1)
 
 
-def test_only_parameters_with_a_row_for_each_latent_are_feature_parameters() -> None:
-    assert [issubclass(k, FeatureParameter) for k in (EncoderRows, DecoderRows, LatentBias, LatentScale, DataBias)] == [
-        True,
-        True,
-        True,
-        True,
-        False,
-    ]
+@pytest.mark.parametrize(
+    ("view", "cut"), [("detached", {"weight", "bias"}), ("bias_detached", {"bias"}), ("detached_no_bias", {"weight"})]
+)
+def test_views_cut_off_what_they_say(view: str, cut: set[str]) -> None:
+    for name, x in (("_encoder", X_BD), ("_decoder", CODES_BF)):
+        factory = getattr(Initializer(D, F), name)
+        factory.const_init_bias(2.0)
+        out = getattr(factory, view)(x.clone().requires_grad_())
+        expected = factory.raw(x)
+        torch.testing.assert_close(out, expected - 2 if view == "detached_no_bias" else expected)
+        out.sum().backward()
+        learning = {n for n, p in factory.raw.named_parameters() if p.grad is not None}
+        assert learning == {"weight", "bias"} - cut - ({"bias"} if view == "detached_no_bias" else set())
+
+
+def test_skip_is_a_map_from_inputs_to_targets() -> None:
+    weight = torch.randn(2, D, generator=GENERATOR)
+    torch.testing.assert_close(SkipLinear(weight)(X_BD), X_BD @ weight.T)

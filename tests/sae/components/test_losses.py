@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sae.codes import as_codes
-from sae.components import CosineDistanceLoss, L1Penalty, L2Loss, Loss, SparsityPenaltyLoss
+from sae.components import CosineDistanceLoss, L0Loss, L0TargetLoss, L1Penalty, L2Loss, Loss, SparsityPenaltyLoss
 from sae.config import SaeError
 from sae.core import Cache, Lambda, Module
 
@@ -99,3 +99,30 @@ def test_penalty_sends_its_gradient_to_the_codes() -> None:
     SparsityPenaltyLoss(Penalised(L1Penalty(2.0)))(x_BD, x_BD, cache=Cache()).backward()
     assert x_BD.grad is not None
     torch.testing.assert_close(x_BD.grad, 2 * X_BD.sign() / 3)
+
+
+class Stepping(Module):
+    """A model that records an L0 with a gradient."""
+
+    def forward(self, x: Tensor, *, cache: Cache) -> Tensor:
+        cache["encoder"].write("l0_surrogate", x.sum())
+        return x
+
+
+def test_l0_loss_is_what_the_thresholds_learn_from() -> None:
+    x_BD = X_BD.clone().requires_grad_()
+    loss = L0Loss(Stepping())(x_BD, x_BD, cache=Cache())
+    loss.backward()
+    assert loss.item() == pytest.approx(3)
+    assert x_BD.grad is not None
+    assert x_BD.grad.tolist() == [[1, 1]] * 3
+
+
+@pytest.mark.parametrize(("target", "expected"), [(3.0, 0.0), (2.0, 4 * 0.25), (6.0, 4 * 0.25)])
+def test_quadratic_loss_is_zero_at_the_target_alone(target: float, expected: float) -> None:
+    assert float(L0TargetLoss(Stepping(), target, weight=4.0)(X_BD, X_BD, cache=Cache())) == pytest.approx(expected, abs=1e-6)
+
+
+def test_l0_loss_of_a_model_without_thresholds_is_an_error() -> None:
+    with pytest.raises(SaeError, match=r"L0 with a gradient.*JumpReLU"):
+        L0Loss(Half())(X_BD, X_BD, cache=Cache())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sae.config import SaeError
-from sae.core import Cache, Module, run
+from sae.core import Cache, Lambda, Module, run
 
 
 class Counting(Module):
@@ -166,3 +168,26 @@ def test_run_calls_torchs_modules_plainly_and_lets_a_parameter_stand_for_its_val
     module = Counting()
     run(module, x, Cache()["place"])
     assert module.paths == [("place",)]
+
+
+@pytest.mark.parametrize(("step", "steps", "progress"), [(None, None, None), (3, None, None), (0, 10, 0.0), (5, 20, 0.25)])
+def test_progress_is_the_share_of_the_run_that_is_done(step: int | None, steps: int | None, progress: float | None) -> None:
+    cache = Cache(step, steps)
+    assert cache.progress == progress
+    assert cache["model"]["encoder"].progress == progress
+    assert cache["model"].step == step
+
+
+def test_a_record_goes_when_nobody_holds_it_without_waiting_for_a_collection() -> None:
+    """A cycle would keep a step's whole graph in memory until Python looks for cycles."""
+    gc.collect()
+    gc.disable()
+    try:
+        cache, x = Cache(0, 1), torch.ones(2, requires_grad=True)
+        output = cache["model"].run_once(Lambda(lambda t: t * 2), x)
+        cache["model"].write("output", output)
+        gone = weakref.ref(output)
+        del cache, output
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -19,8 +19,8 @@ import sae
 from sae.architecture import SAE, Architecture, TrainedSAE, import_architecture, model_prop
 from sae.architecture.normalizer import Normalizer
 from sae.architectures import SHIPPED
-from sae.architectures.topk import TopKSAE
-from sae.architectures.vanilla import VanillaSAE
+from sae.architectures.topk import TopKConfig, TopKSAE
+from sae.architectures.vanilla import VanillaConfig, VanillaSAE
 from sae.components import L2Loss
 from sae.config import InputError, SweepableConfig, seeded_global_rng
 from tests.sae.language_model import random_tokens, tiny_llama
@@ -36,7 +36,11 @@ def trained(
     hook_point: str = LATE, *, seed: int = 0, dense: bool = False, d_in: int = D, target: str | None = None
 ) -> TrainedSAE:
     """An untrained SAE of random weights, whose biases are no zeros."""
-    made = VanillaSAE(d_in=d_in, d_sae=F, seed=seed) if dense else TopKSAE(d_in=d_in, d_sae=F, l0_target=K, seed=seed)
+    shape: dict[str, int] = {"d_in": d_in, "d_sae": F, "seed": seed}
+    if dense:
+        made: Architecture[Any] = VanillaSAE(VanillaConfig(pre_bias=False), **shape)
+    else:
+        made = TopKSAE(TopKConfig(pre_bias=False), l0_target=K, **shape)
     made.instantiate()
     with torch.no_grad():
         generator = torch.Generator().manual_seed(seed)

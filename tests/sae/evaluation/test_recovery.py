@@ -111,7 +111,7 @@ def test_batches_and_sparse_codes_count_the_same() -> None:
     whole = recovery(true_GD, decoder_FD, codes_BF, magnitude_BG).figures()
     counted = Recovery(true_GD, decoder_FD, torch.zeros(6))
     for some_BF, some_BG in zip(codes_BF.split(7), magnitude_BG.split(7), strict=True):
-        sparse = SparseCodes(*some_BF.topk(5), 5)
+        sparse = SparseCodes.from_rows(*some_BF.topk(5), 5)
         counted.update(sparse, some_BG, some_BG @ true_GD, some_BF @ decoder_FD)
     assert counted.figures() == pytest.approx(whole)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sae.architecture import SAE, Architecture, loss_prop, model_prop
-from sae.architectures.topk import TopKSAE
+from sae.architectures.topk import TopKConfig, TopKSAE
 from sae.components import EMAFreqTracker, L2Loss
 from sae.components.parameters import DecoderRows, EncoderRows
 from sae.config import InputError, SaeError, SweepableConfig, parse_config
@@ -30,7 +30,7 @@ DEAD_F = torch.tensor([False, True] * 7)
 
 @pytest.mark.parametrize("k", [1, 3, 7, 20])
 def test_value_and_gradients_are_those_written_out(k: int) -> None:
-    architecture = TopKSAE(d_in=D, d_sae=F, l0_target=TOP)
+    architecture = TopKSAE(TopKConfig(pre_bias=False), d_in=D, d_sae=F, l0_target=TOP)
     trainable, stream = architecture.trainable.double(), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in trainable.parameters():
@@ -86,7 +86,9 @@ def test_dead_latents_learn_and_living_ones_do_not_in_every_architecture(case: C
                 found.add(kind)
     assert found == {EncoderRows, DecoderRows}
     bias_gradient = architecture.init._decoder.raw.bias.grad
-    if bias_gradient is not None and not case.config.get("pre_bias") and "tied" not in case.name:  # there it is the encoder's too
+    if (
+        bias_gradient is not None and not getattr(architecture.cfg, "pre_bias", False) and "tied" not in case.name
+    ):  # there it is the encoder's too
         torch.testing.assert_close(bias_gradient, torch.zeros_like(bias_gradient), atol=1e-6, rtol=0)
 
 
@@ -136,7 +138,8 @@ def test_auxk_brings_dead_latents_back() -> None:
     dead = {}
     for name in ("none", "auxk"):
         config = parse_config(TrainConfig, base | {"dead_latents": name, "auxk": {"coefficient": 1.0, "k": 1}})
-        dead[name] = never_fires(TopKSAE(d_in=16, d_sae=32, l0_target=3), config).train()["dead_latents"]
+        architecture = TopKSAE(TopKConfig(pre_bias=False), d_in=16, d_sae=32, l0_target=3)
+        dead[name] = never_fires(architecture, config).train()["dead_latents"]
     assert dead["none"] >= 8
     assert dead["auxk"] <= 2
 

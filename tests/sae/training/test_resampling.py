@@ -135,7 +135,7 @@ def test_bias_goes_back_to_nought_and_a_threshold_to_its_start() -> None:
     for name, kind in (("vanilla", "encoder.bias"), ("jumprelu", "encoder.nonlinearity.log_threshold")):
         trainer = trained(next(case for case in CASES if case.name == name), lr=0.1, schedule={"warmup": 0})
         tensor = trainer.architecture.canonical_tensors()[kind]
-        start = 0.0 if name == "vanilla" else float(np.log(0.5))
+        start = 0.0 if name == "vanilla" else float(np.log(trainer.architecture.cfg.threshold))
         assert not torch.allclose(tensor[DEAD_F], torch.full((4,), start))
         resampler_of(trainer).resample(5, trainer.state.optimizer)
         torch.testing.assert_close(tensor[DEAD_F].detach(), torch.full((4,), start))
