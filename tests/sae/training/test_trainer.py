@@ -142,7 +142,7 @@ OTHER_VALUES: dict[str, Any] = {
     "resample.decoder_direction": ("error", RESAMPLE),
     "resample.encoder_direction": ("model_in", RESAMPLE),
     "resample.encoder_scale": (0.5, RESAMPLE),
-    "resample.reset_optimizer": (False, RESAMPLE | {"batch_size": 2, "dead_window": 2}),  # latents that were silent for a batch have moments
+    "resample.reset_optimizer": (False, RESAMPLE | {"batch_size": 2, "dead_window": 2}),  # they fired, so they have moments
     "auxk.coefficient": (1.0, AUXK),
     "auxk.k": (1, AUXK),
     "early_stopping.min": {"l0": {8: 1000.0}},
