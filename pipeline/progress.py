@@ -73,7 +73,7 @@ class Progress:
     def line(self) -> str:
         """How far it is, how fast it goes, and how long it will take yet."""
         left = f", {(self.total - self.done) / self.rate:,.0f} s left" if self.rate > 0 else ""
-        return f"{self.label}: {self.done:,} of {self.total:,} {self.unit}, {self.rate:,.0f}/s{left}"
+        return f"{self.label}: {self.done:,} of {self.total:,} {self.unit}, {self.rate:,.{0 if self.rate >= 10 else 1}f}/s{left}"
 
     @property
     def rate(self) -> float:

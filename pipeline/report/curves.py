@@ -28,7 +28,7 @@ class CurveKind:
 _KINDS = {
     "loss": CurveKind("Loss", "what training minimises", 0),
     "l0": CurveKind("L0", "active latents per token", 1),
-    "fvu": CurveKind("FVU", "share of variance left unexplained", 2),
+    "fvu": CurveKind("FVU", "unexplained variance", 2),
     "dead_latents": CurveKind("Dead latents", "latents that have not fired lately", 3, logarithmic=False),
     "sparsity_coefficient": CurveKind("Sparsity coefficient", "weight of the sparsity penalty", 4),
     "l1": CurveKind("L1", "sum of a token's latents", 6),
