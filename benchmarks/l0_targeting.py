@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from machine import machine
 from sae.activations.synthetic import SyntheticConfig, SyntheticSource
 from sae.architecture import import_architecture
 from sae.architectures import SHIPPED
@@ -68,7 +67,15 @@ def run(pool: Pool, architecture: str, target: int, controller: str, steps: int,
         targeting |= {"adjustment": 3e-3, "average": 1, "warmup": 0.15}
     config = parse_config(
         TrainConfig,
-        {"steps": steps, "batch_size": BATCH, "lr": LR, "l0_target": target, "l0_targeting": targeting, "log_every": steps, "held_out_rows": 0},
+        {
+            "steps": steps,
+            "batch_size": BATCH,
+            "lr": LR,
+            "l0_target": target,
+            "l0_targeting": targeting,
+            "log_every": steps,
+            "held_out_rows": 0,
+        },
     )
     cls = import_architecture(SHIPPED[architecture], "architecture")
     sae = cls(d_in=WORLD.widths[0], d_sae=WIDTHS[target], l0_target=target)

@@ -25,7 +25,13 @@ class L0TargetingConfig(SweepableConfig):
     )
     coefficient: str = Field(default="sparsity_loss", description="Which loss's coefficient is steered.")
     start: float = Field(default=0.02, gt=0, description="The coefficient to begin with, unless train.coefficients has one.")
-    range: float = Field(default=1.0e6, gt=1, description="The coefficient stays within this factor of where it began.")
+    begin_below: float = Field(
+        default=1.0e4,
+        ge=1,
+        description="`paced` begins with the start divided by this and climbs until L0 answers; 1, where a trained SAE goes on, "
+        "steers from the start itself.",
+    )
+    range: float = Field(default=1.0e6, gt=1, description="The coefficient stays within this factor of the start.")
     adjustment: float = Field(
         default=3.0e-3, gt=0, description="Doublings of the coefficient in a step of saeco's controllers, where they say 1."
     )
@@ -49,7 +55,7 @@ class L0Controller:
     Args:
         config: see above.
         target: mean number of active latents to come to; None for none.
-        given: the coefficient to begin with; None for the config's start, or for 1 where nothing is steered.
+        given: the coefficient that takes the place of the config's start; None for that, or for 1 where nothing is steered.
         schedule: of the run; knows the resamplings and the pace of the learning rate.
 
     Attributes:
@@ -61,8 +67,10 @@ class L0Controller:
         self.target = target if config.controller != "none" else None
         default = 1.0 if self.target is None else config.start
         self.coefficient = default if given is None else given
-        self.average = L0Average(config.average)
         self._begin = self.coefficient
+        if self.target is not None and config.controller == "paced":
+            self.coefficient /= config.begin_below
+        self.average = L0Average(config.average)
         self._controller, self._unit = make_controller(config, schedule)
         self._delay, self._warmup = (in_steps(length, schedule.steps) for length in (config.delay, config.warmup))
         self._hiatus = in_steps(config.hiatus, schedule.period)
@@ -148,6 +156,6 @@ class L0Average:
 def make_controller(config: L0TargetingConfig, schedule: Schedule) -> tuple[Controller, float]:
     """The controller that a config names, and the doublings of the coefficient that a move of 1 is."""
     if config.controller in ("paced", "none"):
-        return Paced(schedule), 1.0
+        return Paced(schedule, climb=config.begin_below > 1), 1.0
     saeco: dict[str, type[Controller]] = {"basic": Basic, "gentle_basic": GentleBasic, "pid": Pid}
     return saeco[config.controller](), config.adjustment

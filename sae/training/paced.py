@@ -1,8 +1,17 @@
-"""`paced`: our controller of L0.
+"""`paced`: our controller of L0, which follows a path down to the target instead of chasing it.
 
-L0 follows a penalty's coefficient slowly, over a tenth of a run, and it is easier to drive latents to death than to bring
-them back. So the coefficient comes from below, at a pace that lets L0 land on its target half way through the run, and is
-then held there by proportional-integral control. All in logarithms, since L0 falls about as a power of the coefficient.
+What it steers, as measured on every architecture that ships:
+
+- Whatever the coefficient is, L0 falls only as fast as the weights can move; until it has come down, the distance to the
+  target says nothing of the coefficient. A controller that takes it for an error raises the coefficient many times too high,
+  and an SAE that was under ten times its coefficient for a hundred steps stays bad. Too low does no such harm.
+- How L0 answers is slower the smaller the learning rate is.
+- Near the target, L0 answers steeply in one architecture (vanilla with few latents) and slowly in another.
+
+So the coefficient begins far below its start (the config's `begin_below`) and climbs until L0 answers, then is steered so
+that ln(l0 / target) would come to 0, in a straight line, when `PATH` of the run is over; near the target,
+proportional-integral control takes over, with a gain that halves where it swings and grows where nothing moves. All lengths
+are shares of the run, and rates go with the learning rate's factor: a run ten times as long is steered ten times as slowly.
 """
 
 from __future__ import annotations
@@ -11,111 +20,118 @@ import math
 
 from sae.training.schedule import Schedule
 
-BEGIN = 1e-4  # of the start coefficient: from below, however much too large that is
-LEARN = 0.06  # share of the run at the start in which features form, nearly unpunished
-LAND = 0.55  # share of the run at which L0 is to have come to its target
-RATE = 60.0  # nats that the coefficient would climb in a whole run at full rate
-SLOPE_STEPS = 20  # over which the slope of the error is averaged
-CLOSE = 0.1  # error, in nats, within which the approach gives way to holding
-LEAST_HORIZON = 0.08  # share of the run that the approach at least looks ahead
-LOOK_AHEAD = 0.03  # the same for holding
-GAIN, INTEGRAL = 2.0, 0.1  # of holding: proportional, and the integral's time as a share of the run
-BOUND = 0.2  # nats that an error counts for at most when holding
-
 
 class Paced:
-    """Approach, then hold.
-
-    With e = ln(L0 / target) and its slope e', the approach predicts the error at landing, e + h e', and moves at a rate in
-    proportion to its share of e: it slows down when L0 is on course, and turns back when L0 would fall below. Each
-    turning back makes the rate smaller. Holding adds to ln c the gain times (de + dt · (e + h e') / T), where the gain
-    falls when L0 swings about its target and grows when it stays off it. Everything goes at the pace of the learning
-    rate, which is the pace at which L0 can follow.
+    """See above.
 
     Args:
-        schedule: of the run, for its length and the learning rate's factor.
+        schedule: of the run: its length and the learning rate's factor.
+        climb: whether the coefficient begins too low and is to climb until L0 answers.
     """
 
-    LEAST = 1e-3  # an L0 of 0 counts as this
+    LEAST = 1e-3  # latents that an L0 of 0 counts as: its logarithm is to be finite
 
-    def __init__(self, schedule: Schedule) -> None:
+    WAIT = 0.06  # share of the run at whose start nothing moves, since the learning rate is low and L0 can't answer
+    CLIMB = 70.0  # e-foldings of the coefficient in a run at the full rate, which is reached at `FULL_RATE` of the run
+    FULL_RATE = 0.2
+    SLOWEST = 0.1  # share of the full rate that remains when L0 has answered more than once
+    PATH = 0.55  # share of the run at which L0 is to be there
+    LAST = 0.08  # from then on, share of the run in which it is to be there from anywhere
+    SLOPE = 20  # steps that the slope of L0 is averaged over
+
+    NEAR = 0.1  # |ln(l0 / target)| within which the second part takes over
+    CLIP = 0.2  # of the error that it acts on
+    PROPORTIONAL, INTEGRAL = 1.0, 0.04  # gain, and share of the run in which a lasting error moves the coefficient as much
+    AHEAD = 0.03  # share of the run by which the integral looks ahead along the slope
+    LOWEST_GAIN, HIGHEST_GAIN = 0.25, 2.5
+    PATIENCE = 0.1  # share of the run in which the gain grows e-fold, and in which an error is to halve lest it does
+
+    def __init__(self, schedule: Schedule, *, climb: bool = True) -> None:
         self._schedule = schedule
-        self._begun = False
-        self._holding = False  # L0 has met its target once, or should have
-        self._pushed = False  # since the last turning back
-        self._rate = self._full_rate = RATE / schedule.steps
-        self._gain = 1.0
-        self._peak = 0.0  # largest error since the last crossing of the target
+        self._climbing = climb
+        self._rate, self._rising = 1.0, False  # share of the full rate; whether L0 is slower than the path
+        self._gain, self._peak = 1.0, 0.0  # the largest error since the last change of sign
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was measured; how far the run has come is kept."""
         self._error: float | None = None
-        self._slope = 0.0
+        self._proportional: float | None = None
+        self._slope = 0.0  # of the error, in a step
 
     def step(self, l0: float, target: float, step: int) -> float:
-        """Doublings of the coefficient."""
-        error, pace = math.log(max(l0, self.LEAST) / target), self._schedule.factor(step)
-        if not self._begun:
-            self._begun, self._error = True, error
-            return math.log2(BEGIN)
-        last, self._error = error if self._error is None else self._error, error
-        self._slope += (error - last - pace * self._slope) / SLOPE_STEPS
-        done = step / self._schedule.steps
-        if done < LEARN:
+        """The move in doublings of the coefficient; see `Controller`."""
+        steps, pace = self._schedule.steps, self._schedule.factor(step)
+        error = math.log(max(l0, self.LEAST) / target)
+        last, self._error = self._error, error
+        if last is None:
             return 0.0
-        self._holding = self._holding or done > LAND
-        if not self._holding and error <= 0:
-            return 0.0  # sparse enough before any penalty: wait for the features
-        near = self._holding and abs(error) <= CLOSE
-        move = self._hold(error, last, pace) if near else self._approach(error, pace, done)
-        if self._holding:
-            move += GAIN * self._gain * pace * (_bounded(error, BOUND) - _bounded(last, BOUND))
-        return move / math.log(2)
+        # Averaged in units of the learning rate: it weighs a step by how far the weights moved in it.
+        self._slope += (error - last - pace * self._slope) / self.SLOPE
 
-    def _approach(self, error: float, pace: float, done: float) -> float:
-        horizon = max(LAND - done, LEAST_HORIZON) * self._schedule.steps
-        push = _bounded(1 + horizon * self._slope / error, 1.0) if error else 0.0
-        if self._pushed and push < 0:
-            self._rate, self._pushed, self._holding = max(0.1 * self._full_rate, 0.35 * self._rate), False, True
-        if push > 0.5:
-            self._pushed = True
-            self._rate = min(self._full_rate, self._rate * math.exp(10 / self._schedule.steps))
-        if not self._holding:
-            push = max(0.0, push)
-        return self._rate * pace * push * math.copysign(1.0, error)
+        if step > self.PATH * steps:
+            self._climbing = False
+        if self._climbing and (step < self.WAIT * steps or error <= 0):
+            return 0.0  # below the target with a coefficient that is too low: L0 still rises by itself
+        if self._climbing or abs(error) > self.NEAR:
+            move = self._follow(error, step) * pace
+        else:
+            move = self._integrate(error, last) * math.sqrt(pace)
+        return (move + self._change_proportional(error)) / math.log(2)
 
-    def _hold(self, error: float, last: float, pace: float) -> float:
+    def _follow(self, error: float, step: int) -> float:
+        """Far from the target: by how far L0 is slower (+) or faster (-) than the path. The rate falls each time it answers."""
         steps = self._schedule.steps
-        move = GAIN * self._gain * pace / (INTEGRAL * steps) * _bounded(error + LOOK_AHEAD * steps * self._slope, BOUND)
+        left = max(self.PATH * steps - step, self.LAST * steps)
+        slower = _clip(1 + left * self._slope / error, 1.0)
+        if self._rising and slower < 0:
+            self._rate = max(self.SLOWEST, 0.35 * self._rate)
+            self._rising = self._climbing = False
+        if slower > 0.5:
+            self._rising = True
+            self._rate = min(1.0, self._rate * math.exp(1 / (self.PATIENCE * steps)))
+        if self._climbing:
+            slower = max(0.0, slower)  # L0 falls at the start of any run; that is no answer
+        full = self.CLIMB / steps * min(1.0, step / (self.FULL_RATE * steps))
+        return math.copysign(1.0, error) * full * self._rate * slower
+
+    def _integrate(self, error: float, last: float) -> float:
+        """Near the target: the integral part, and what the gain learns from the error."""
+        steps = self._schedule.steps
         if error * last < 0:
-            if self._peak > 0.03:
-                self._gain = max(0.2, 0.7 * self._gain)
+            if self._peak > 0.03:  # it swung through the target, not just noise
+                self._gain = max(self.LOWEST_GAIN, 0.7 * self._gain)
             self._peak = 0.0
         self._peak = max(self._peak, abs(error))
-        if abs(error) > 0.015 and 1 + 0.1 * steps * self._slope / error > 0.5:
-            self._gain = min(4.0, self._gain * math.exp(10 * pace / steps))
-        return move
+        if abs(error) > 0.01 and 1 + self.PATIENCE * steps * self._slope / error > 0.5:
+            self._gain = min(self.HIGHEST_GAIN, self._gain * math.exp(1 / (self.PATIENCE * steps)))
+        ahead = error + self.AHEAD * steps * self._slope
+        return self.PROPORTIONAL * self._gain / (self.INTEGRAL * steps) * _clip(ahead, self.CLIP)
+
+    def _change_proportional(self, error: float) -> float:
+        """How the proportional part changes. It is kept as a whole, so that a gain that moves leaves nothing behind."""
+        if self._climbing:
+            return 0.0
+        before, self._proportional = self._proportional, self.PROPORTIONAL * self._gain * _clip(error, self.CLIP)
+        return 0.0 if before is None else self._proportional - before
 
     def state(self) -> dict[str, float]:
-        """What a run needs to go on, as numbers."""
         state = {
-            "begun": float(self._begun),
-            "holding": float(self._holding),
-            "pushed": float(self._pushed),
+            "climbing": float(self._climbing),
             "rate": self._rate,
+            "rising": float(self._rising),
             "gain": self._gain,
             "peak": self._peak,
             "slope": self._slope,
         }
-        return state if self._error is None else state | {"error": self._error}
+        since_reset = {"error": self._error, "proportional": self._proportional}
+        return state | {name: value for name, value in since_reset.items() if value is not None}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from a saved state."""
-        self._begun, self._holding, self._pushed = (bool(state[name]) for name in ("begun", "holding", "pushed"))
-        self._rate, self._gain, self._peak, self._slope = (state[name] for name in ("rate", "gain", "peak", "slope"))
-        self._error = state.get("error")
+        self._climbing, self._rising = bool(state["climbing"]), bool(state["rising"])
+        self._rate, self._gain = state["rate"], state["gain"]
+        self._peak, self._slope = state["peak"], state["slope"]
+        self._error, self._proportional = state.get("error"), state.get("proportional")
 
 
-def _bounded(value: float, bound: float) -> float:
-    return max(-bound, min(bound, value))
+def _clip(value: float, limit: float) -> float:
+    return max(-limit, min(limit, value))
