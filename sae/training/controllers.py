@@ -83,7 +83,8 @@ class Pid:
         p = (self._average("e", e, 0.003) - 0.1 * self._average("e", e, 0.03)) / 1.1
         i = (self._average("p", p, 0.001) + self._average("p", p, 0.0003)) / 2
         d = sum(self._slope(e, q) for q in self.RATIOS) / (2 * len(self.RATIOS))
-        self._damp(self._average("d", d, self.FAST), step)
+        slope = self._average("d", d, self.FAST)
+        self._damp(slope if abs(slope) > 1e-9 * target else 0.0, step)  # at the first step d is 0 but for rounding
 
         P = 0.2 * p
         I = 0.1 * i if i * p > 0 else 0.0  # noqa: E741 - the letter that everyone knows it by

@@ -35,14 +35,14 @@ class Paced:
     CLIMB = 70.0  # e-foldings of the coefficient in a run at the full rate, which is reached at `FULL_RATE` of the run
     FULL_RATE = 0.2
     SLOWEST = 0.1  # share of the full rate that remains when L0 has answered more than once
-    PATH = 0.55  # share of the run at which L0 is to be there
+    PATH = 0.5  # share of the run at which L0 is to be there
     LAST = 0.08  # from then on, share of the run in which it is to be there from anywhere
     SLOPE = 20  # steps that the slope of L0 is averaged over
 
     NEAR = 0.1  # |ln(l0 / target)| within which the second part takes over
     CLIP = 0.2  # of the error that it acts on
-    PROPORTIONAL, INTEGRAL = 1.0, 0.04  # gain, and share of the run in which a lasting error moves the coefficient as much
-    AHEAD = 0.03  # share of the run by which the integral looks ahead along the slope
+    PROPORTIONAL, INTEGRAL = 1.0, 0.025  # gain, and share of the run in which a lasting error moves the coefficient as much
+    AHEAD = 0.02  # share of the run by which the integral looks ahead along the slope
     LOWEST_GAIN, HIGHEST_GAIN = 0.25, 2.5
     PATIENCE = 0.1  # share of the run in which the gain grows e-fold, and in which an error is to halve lest it does
 
