@@ -20,8 +20,9 @@ def blocks(text: str) -> list[tuple[int, str]]:
     return [(text[: m.start()].count("\n") + 1, m[1]) for m in re.finditer(r"^```python\n(.*?)^```", text, re.S | re.M)]
 
 
-@pytest.mark.parametrize(("page", "module"), [("architectures.md", "my_architectures")])
-def test_python_blocks_of_a_page_run_in_order(page: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "module"), [("architectures.md", "my_architectures"), ("training.md", "my_training")])
+def test_python_blocks_of_a_page_run_in_order(page: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # for what the page saves
     mine = ModuleType(module)
     monkeypatch.setitem(sys.modules, module, mine)
     found = blocks((DOCS / page).read_text())

@@ -22,7 +22,7 @@ class AnthropicSAE(Architecture[AnthropicConfig]):
 
     Source: Conerly et al. 2024, "Update on how we train SAEs" (Circuits Updates, April 2024). No row is held to unit
     norm, and no gradient is changed. What else the update says belongs to the run: clip gradients at 1
-    (`train.clip`), let the penalty grow over the first 5 % of the steps.
+    (`train.clip_grad_norm`), let the penalty grow over the first 5 % of the steps.
     """
 
     @model_prop

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from sae.architecture import SAE, Architecture, loss_prop, model_prop
-from sae.components import BatchTopK, L2Loss
+from sae.components import BatchTopK, KAnnealConfig, L2Loss
 from sae.components import features as ft
 from sae.config import SweepableConfig
 from sae.core import Seq, useif
@@ -15,6 +15,7 @@ class BatchTopKConfig(SweepableConfig):
     """What there is to choose in a BatchTopK SAE; k is `train.l0_target`."""
 
     pre_bias: bool = Field(default=True, description="Subtract the decoder's bias from the encoder's input.")
+    anneal: KAnnealConfig = KAnnealConfig()
 
 
 class BatchTopKSAE(Architecture[BatchTopKConfig]):
@@ -36,7 +37,7 @@ class BatchTopKSAE(Architecture[BatchTopKConfig]):
                 **useif(self.cfg.pre_bias, pre_bias=self.init._decoder.sub_bias()),
                 lin=self.init.encoder,
             ),
-            nonlinearity=BatchTopK(self.k),
+            nonlinearity=BatchTopK(self.k, self.cfg.anneal),
             decoder=self.init.decoder,
             penalty=None,
         )

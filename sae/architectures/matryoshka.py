@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from sae.architecture import SAE, Architecture, loss_prop, model_prop
-from sae.components import BatchTopK, NestedDecoder, NestedL2Loss
+from sae.components import BatchTopK, KAnnealConfig, NestedDecoder, NestedL2Loss
 from sae.components import features as ft
 from sae.config import SweepableConfig
 from sae.core import Seq, useif
@@ -25,6 +25,7 @@ class MatryoshkaConfig(SweepableConfig):
         description="Ends of the nested dictionaries as shares of d_sae, up to 1.",
     )
     pre_bias: bool = Field(default=True, description="Subtract the decoder's bias from the encoder's input.")
+    anneal: KAnnealConfig = KAnnealConfig()
 
     @field_validator("prefixes")
     @classmethod
@@ -55,7 +56,7 @@ class MatryoshkaSAE(Architecture[MatryoshkaConfig]):
                 **useif(self.cfg.pre_bias, pre_bias=self.init._decoder.sub_bias()),
                 lin=self.init.encoder,
             ),
-            nonlinearity=BatchTopK(self.k),
+            nonlinearity=BatchTopK(self.k, self.cfg.anneal),
             decoder=self.init.decoder,
             penalty=None,
         )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from sae.architecture import SAE, Architecture, loss_prop, model_prop
-from sae.components import L2Loss
+from sae.components import KAnnealConfig, L2Loss, TopK
 from sae.components import features as ft
-from sae.components.nonlinearities import TopK
 from sae.config import SweepableConfig
 from sae.core import Seq, useif
 
@@ -16,6 +15,7 @@ class TopKConfig(SweepableConfig):
     """What there is to choose in a TopK SAE; k is `train.l0_target`."""
 
     pre_bias: bool = Field(default=True, description="Subtract the decoder's bias from the encoder's input.")
+    anneal: KAnnealConfig = KAnnealConfig()
 
 
 class TopKSAE(Architecture[TopKConfig]):
@@ -33,7 +33,7 @@ class TopKSAE(Architecture[TopKConfig]):
                 **useif(self.cfg.pre_bias, pre_bias=self.init._decoder.sub_bias()),
                 lin=self.init.encoder,
             ),
-            nonlinearity=TopK(self.k),
+            nonlinearity=TopK(self.k, self.cfg.anneal),
             decoder=self.init.decoder,
             penalty=None,
         )

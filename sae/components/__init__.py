@@ -8,7 +8,7 @@ from sae.components.jumprelu import JumpReLU
 from sae.components.losses import CosineDistanceLoss, L0Loss, L0TargetLoss, L2Loss, Loss, NestedL2Loss, SparsityPenaltyLoss
 from sae.components.metrics import ActMetrics, PreActMetrics
 from sae.components.nested import NestedDecoder
-from sae.components.nonlinearities import BatchTopK, TopK
+from sae.components.nonlinearities import BatchTopK, KAnnealConfig, TopK
 from sae.components.penalties import AnnealedPenalty, DecoderNormPenalty, L1Penalty
 from sae.components.prolu import ProLU
 
@@ -20,6 +20,7 @@ __all__ = [
     "DecoderNormPenalty",
     "EMAFreqTracker",
     "JumpReLU",
+    "KAnnealConfig",
     "L0Loss",
     "L0TargetLoss",
     "L1Penalty",

@@ -76,7 +76,7 @@ class L0Loss(Loss):
 class L0TargetLoss(L0Loss):
     """weight · (L0 / target - 1)², which leads L0 to its target without a coefficient to be steered.
 
-    Source: Rajamanoharan et al. 2024, "Jumping ahead", appendix on training to a fixed sparsity.
+    Source: Rajamanoharan et al. 2024, "Jumping ahead", where it is named as the way to train to a given sparsity.
 
     Args:
         model: with a `JumpReLU` in it.

@@ -6,10 +6,25 @@ Shapes: B tokens in a batch, F latents, K kept for each token.
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sae.codes import Codes, SparseCodes, in_full, on_support
+from sae.config import SweepableConfig
 from sae.core import Cache, Module
+
+
+class KAnnealConfig(SweepableConfig):
+    """How k comes down to its value in training. At the start more latents take part on a token, and so learn from it."""
+
+    start: float = Field(default=1.0, ge=1, description="What k is multiplied by at the first step; 1 leaves it as it is.")
+    until: float = Field(default=0.5, gt=0, le=1, description="Share of the run at which it has come down.")
+
+    def factor(self, cache: Cache) -> float:
+        """What k is multiplied by at a step: start^(1 - progress / until), then 1; 1 outside training."""
+        if cache.progress is None:
+            return 1.0
+        return float(self.start ** (1 - min(1.0, cache.progress / self.until)))
 
 
 class TopK(Module):
@@ -19,14 +34,17 @@ class TopK(Module):
 
     Args:
         k: number to keep.
+        anneal: how k comes down to that in training; None for at once.
     """
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, anneal: KAnnealConfig | None = None) -> None:
         super().__init__()
         self.k = k
+        self.anneal = anneal or KAnnealConfig()
 
     def forward(self, preacts_BF: Tensor, *, cache: Cache) -> SparseCodes:
-        values_BK, latents_BK = preacts_BF.topk(min(self.k, preacts_BF.shape[-1]), dim=-1, sorted=False)
+        k = round(self.k * self.anneal.factor(cache)) if self.training else self.k
+        values_BK, latents_BK = preacts_BF.topk(min(k, preacts_BF.shape[-1]), dim=-1, sorted=False)
         return SparseCodes.from_rows(values_BK.relu(), latents_BK, preacts_BF.shape[-1])
 
 
@@ -42,6 +60,7 @@ class BatchTopK(Module):
 
     Args:
         k: mean number to keep for a token; k·B is rounded.
+        anneal: how k comes down to that in training; None for at once.
         decay: what an old batch keeps of its weight in the threshold at each new one.
     """
 
@@ -49,9 +68,9 @@ class BatchTopK(Module):
     threshold_weight: Tensor
     log_factor: Tensor
 
-    def __init__(self, k: float, decay: float = 0.99) -> None:
+    def __init__(self, k: float, anneal: KAnnealConfig | None = None, decay: float = 0.99) -> None:
         super().__init__()
-        self.k, self.decay = k, decay
+        self.k, self.anneal, self.decay = k, anneal or KAnnealConfig(), decay
         # They are saved with the weights, and go on in a resumed run.
         self.register_buffer("threshold_sum", torch.zeros(()))
         self.register_buffer("threshold_weight", torch.zeros(()))
@@ -67,7 +86,7 @@ class BatchTopK(Module):
         if not self.training:
             kept_BF = acts_BF > self.threshold
             return on_support(acts_BF.where(kept_BF, 0), kept_BF)
-        count = min(max(1, round(self.k * len(acts_BF))), acts_BF.numel())
+        count = min(max(1, round(self.k * self.anneal.factor(cache) * len(acts_BF))), acts_BF.numel())
         kept, places = acts_BF.detach().flatten().topk(count, sorted=False)  # exactly so many, whatever the ties
         if cache.step is not None:  # a step of training, not a look at the codes
             self._learn(kept, acts_BF.detach())

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.codes import SparseCodes
-from sae.components import BatchTopK, JumpReLU, ProLU, TopK
+from sae.components import BatchTopK, JumpReLU, KAnnealConfig, ProLU, TopK
 from sae.components.parameters import LatentBias, LatentThreshold
 from sae.core import Cache
 
@@ -153,3 +153,16 @@ def test_prolus_bias_decides_and_takes_nothing_away(gradient: Any, B: int, F: in
     m, b = preacts_BF.numpy(), bias_F.numpy()
     codes = ProLU(LatentBias(bias_F), gradient)(preacts_BF)
     np.testing.assert_array_equal(codes.dense().detach().numpy(), np.where((m > 0) & (m + b > 0), m, 0))
+
+
+@pytest.mark.parametrize(("step", "k"), [(0, 12), (25, 6), (50, 3), (75, 3), (99, 3)])
+@pytest.mark.parametrize("kind", [TopK, BatchTopK])
+def test_k_comes_down_geometrically_over_the_first_part_of_the_run(kind: type[Any], step: int, k: int) -> None:
+    module = kind(3, KAnnealConfig(start=4, until=0.5))
+    preacts_BF = torch.rand(8, 32, generator=torch.Generator().manual_seed(0)) + 1
+    assert float(module(preacts_BF, cache=Cache(step, 100)).l0()) == k
+
+
+def test_k_is_not_annealed_in_use() -> None:
+    module = TopK(3, KAnnealConfig(start=4)).eval()
+    assert float(module(torch.rand(8, 32) + 1, cache=Cache(0, 100)).l0()) == 3

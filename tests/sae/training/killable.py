@@ -3,7 +3,7 @@
 `s` after each step, `b` when a save begins, `p` at every point within it, `e` when it is over, `d` when the run is done.
 With `slow` it dawdles at each letter, so that whoever kills it can choose where.
 
-Run as ``python -m tests.sae.training.killable DIRECTORY [slow]``.
+Run as ``python -m tests.sae.training.killable DIRECTORY STEPS [slow]``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from sae.training.config import TrainConfig
 from sae.training.trainer import Trainer
 from tests.sae.synthetic import SyntheticSource
 
-STEPS = 240
 CONFIG = {
-    "steps": STEPS, "batch_size": 32, "l0_target": 3, "log_every": 7, "checkpoint_every": 2, "held_out_rows": 64, "average": 0.9,
+    "batch_size": 32, "l0_target": 3, "log_every": 7, "checkpoint_every": 2, "held_out_rows": 64, "average": 0.9,
     "dead_latents": "both", "dead_window": 256, "resample": {"every": 40, "pool": 64}, "auxk": {"k": 2},
 }  # fmt: skip
 
 
-def main(directory: Path, *, slow: bool) -> None:
+def main(directory: Path, steps: int, *, slow: bool) -> None:
     def tell(letter: bytes) -> None:
         os.write(1, letter)
         if slow:
@@ -67,7 +66,7 @@ def main(directory: Path, *, slow: bool) -> None:
 
     torch.set_num_threads(1)
     normalize.SAMPLE_ROWS = 1024
-    source, config = SyntheticSource(), parse_config(TrainConfig, CONFIG)
+    source, config = SyntheticSource(), parse_config(TrainConfig, CONFIG | {"steps": steps})
     architecture = VanillaSAE(d_in=16, d_sae=32, l0_target=3.0)
     trainer = Trainer(
         architecture, source, config, held_out=source, checkpoint=directory / "state", progress=lambda steps: tell(b"s")
@@ -81,4 +80,4 @@ def main(directory: Path, *, slow: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), slow="slow" in sys.argv)
+    main(Path(sys.argv[1]), int(sys.argv[2]), slow="slow" in sys.argv)

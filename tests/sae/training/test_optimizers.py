@@ -89,7 +89,7 @@ def test_multiplier_of_a_parameter_is_respected(name: str) -> None:
     set_lr(optimizer, 0.01)
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.0025]
     steps(module, optimizer, 1)
-    assert float(module.bias[0]) == pytest.approx(float(module.weight[0, 0]) / 4, rel=1e-4)
+    assert module.bias[0].item() == pytest.approx(module.weight[0, 0].item() / 4, rel=1e-4)
 
 
 def test_schedule_free_is_the_package_itself() -> None:

@@ -47,7 +47,7 @@ def test_learns_far_better_than_a_pca_of_equal_rank_and_comes_to_its_target(
     cls: type[Architecture[Any]], share_of_pca: float
 ) -> None:
     source, architecture = SyntheticSource(), cls(d_in=16, d_sae=48, l0_target=3)
-    config = parse_config(TrainConfig, {"steps": 500, "batch_size": 128, "lr": 1e-2, "l0_target": 3, "held_out_rows": 0})
+    config = parse_config(TrainConfig, {"steps": 800, "batch_size": 128, "lr": 1e-2, "l0_target": 3, "held_out_rows": 0})
     trainer = Trainer(architecture, source, config, device=CPU)
     trainer.train()
     fvu, l0 = figures_on_new_rows(architecture, trainer)
@@ -142,7 +142,7 @@ OTHER_VALUES: dict[str, Any] = {
     "resample.decoder_direction": ("error", RESAMPLE),
     "resample.encoder_direction": ("model_in", RESAMPLE),
     "resample.encoder_scale": (0.5, RESAMPLE),
-    "resample.reset_optimizer": (False, RESAMPLE | {"dead_window": 8}),  # latents that were silent for a batch have moments
+    "resample.reset_optimizer": (False, RESAMPLE | {"batch_size": 2, "dead_window": 2}),  # they fired, so they have moments
     "auxk.coefficient": (1.0, AUXK),
     "auxk.k": (1, AUXK),
     "early_stopping.min": {"l0": {8: 1000.0}},
