@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import machine
 from torch import Tensor
 
 from sae.activations.synthetic import SyntheticConfig, SyntheticSource
@@ -157,8 +158,8 @@ def write_tables() -> None:
         + ", ".join(f"{name} {value}" for name, value in machine().items())
         + "; one thread.",
         "",
-        f"{STEPS} steps of {BATCH} rows, learning rate {LR:g}; {WORLD.features} true features in {WORLD.widths[0]} dimensions with a "
-        f"true L0 of {WORLD.l0:g}; d_sae " + ", ".join(f"{d_sae} for target {target}" for target, d_sae in WIDTHS.items()) + ".",
+        f"{STEPS} steps of {BATCH} rows, learning rate {LR:g}; {WORLD.features} true features in {WORLD.widths[0]} dimensions "
+        f"with a true L0 of {WORLD.l0:g}; d_sae " + ", ".join(f"{d_sae} for target {l0}" for l0, d_sae in WIDTHS.items()) + ".",
         "",
         "| controller | runs | within 2 % | within 5 % | largest error | median sd of ln c | median reversals |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -173,7 +174,7 @@ def write_tables() -> None:
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += [
         "",
-        f"sd: of the log coefficient c about a straight line, over the last {TAIL:.0%} of the run. Reversals: by more than 5 %, there.",
+        f"sd: of the log coefficient about its straight line in the last {TAIL:.0%} of the run; reversals: by over 5 %, there.",
         "",
         "| architecture | target | controller | start | L0 | error | FVU | coefficient | sd | reversals |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
