@@ -27,6 +27,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
     for name in ("vanilla", "anthropic", "gated", "p_anneal", "prolu", "jumprelu", "topk", "batchtopk", "matryoshka")
 }
 ENTRIES["jumprelu_target"] = ENTRIES["jumprelu"] | {"sae": {"pre_bias": True, "penalty": "quadratic"}}
+ENTRIES["topk"]["sae"]["anneal"] = {"start": 8.0, "until": 0.7}
 ENTRIES["matryoshka"]["sae"]["prefixes"] = [1 / 8, 1 / 4, 1 / 2, 1]  # the peers' too
 ENTRIES["anthropic"]["train"]["clip_grad_norm"] = 1.0  # part of that recipe
 

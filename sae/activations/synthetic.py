@@ -164,4 +164,5 @@ def firing_probabilities(features: int, l0: float, exponent: float, floor: float
 def _unit_rows(rows: int, width: int, seed: int, *names: str) -> Tensor:
     """Random directions [rows, width]."""
     x = torch.randn(rows, width, generator=generator(seed, "synthetic", *names), dtype=torch.float64)
-    return (x / torch.linalg.vector_norm(x, dim=1, keepdim=True)).float()
+    unit: Tensor = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return unit.float()

@@ -108,15 +108,19 @@ class EncoderFactory(LinearFactory):
 
     Attributes:
         tied: whether the decoder uses the very same rows.
+        row_norm: norm that each row is scaled to at the start; None leaves the rows as they are drawn.
     """
 
     def __init__(self, d_in: int, d_sae: int) -> None:
         super().__init__("encoder")
         self.d_in, self.d_sae = d_in, d_sae
         self.tied = False
+        self.row_norm: float | None = None
 
     def _make(self) -> nn.Module:
         weight_FD: Tensor = torch.empty(self.d_sae, self.d_in).uniform_(-1, 1) / math.sqrt(self.d_in)
+        if self.row_norm is not None:
+            weight_FD *= self.row_norm / torch.linalg.vector_norm(weight_FD, dim=-1, keepdim=True)
         if self.tied:  # one parameter is either unit norm or not, and a decoder's rows are
             weight_FD = TiedRows(weight_FD / torch.linalg.vector_norm(weight_FD, dim=-1, keepdim=True))
         return EncoderLinear(weight_FD, torch.full((self.d_sae,), self._bias_value or 0.0) if self.bias else None)
@@ -127,12 +131,14 @@ class DecoderFactory(LinearFactory):
 
     Attributes:
         tied_init: start from the encoder's rows; else from random ones.
+        row_norm: norm of each row at the start.
     """
 
     def __init__(self, encoder: EncoderFactory, d_out: int, center_D: Tensor | None) -> None:
         super().__init__("decoder")
         self._encoder, self.d_out, self._center_D = encoder, d_out, center_D
         self.tied_init = encoder.d_in == d_out
+        self.row_norm = 1.0
         self._sub_bias: ops.Sub | None = None
 
     def tie_weights(self) -> None:
@@ -154,7 +160,7 @@ class DecoderFactory(LinearFactory):
         weight_FD: Tensor = encoder.raw.weight
         if not encoder.tied:
             weight_FD = weight_FD.detach().clone() if self.tied_init else torch.randn(shape)
-            weight_FD /= torch.linalg.vector_norm(weight_FD, dim=-1, keepdim=True)
+            weight_FD *= self.row_norm / torch.linalg.vector_norm(weight_FD, dim=-1, keepdim=True)
         center_D = torch.zeros(self.d_out) if self._center_D is None else self._center_D.clone()
         if self._bias_value is not None:
             center_D.fill_(self._bias_value)

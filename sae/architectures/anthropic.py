@@ -21,9 +21,12 @@ class AnthropicSAE(Architecture[AnthropicConfig]):
     """z = ReLU(W_enc (x - [b_dec]) + b_enc), x̂ = W_dec z + b_dec; the loss is L2 + coefficient · Σ_f z_f ‖d_f‖.
 
     Source: Conerly et al. 2024, "Update on how we train SAEs" (Circuits Updates, April 2024). No row is held to unit
-    norm, and no gradient is changed. What else the update says belongs to the run: clip gradients at 1
-    (`train.clip_grad_norm`), let the penalty grow over the first 5 % of the steps.
+    norm, and no gradient is changed; the decoder's rows start at a norm of 0.1, and the encoder's are the same. What else
+    the update says belongs to the run: clip gradients at 1 (`train.clip_grad_norm`).
     """
+
+    def setup(self) -> None:
+        self.init._encoder.row_norm = self.init._decoder.row_norm = 0.1
 
     @model_prop
     def model(self) -> SAE:

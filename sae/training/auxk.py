@@ -23,12 +23,13 @@ class AuxKConfig(SweepableConfig):
 
 
 def auxk_loss(model: SAE, y_BD: Tensor, reconstruction_BD: Tensor, record: Cache, dead_F: Tensor, k: int) -> Tensor:
-    """Mean over tokens and dimensions of (e - ê)²: the model's error e, and ê, what the dead latents make of it.
+    """Σ (e - ê)² / Σ (e - ē)²: the model's error e, and ê, what the dead latents make of it.
 
-    ê decodes, without the decoder's bias, the k dead latents with the largest pre-activations. The error is cut off from
-    the graph; the pre-activations are not, so encoder and decoder rows of dead latents both learn. Source: Gao et al.
-    2024, "Scaling and evaluating sparse autoencoders", appendix A.2; there the values go through the ReLU as well, which
-    leaves a latent dead whose pre-activations are all negative, as they are under an L1 penalty. Here they do not.
+    ê decodes, without the decoder's bias, the k dead latents with the largest pre-activations, where these are positive.
+    The error is cut off from the graph; the pre-activations are not, so encoder and decoder rows of dead latents both
+    learn. Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", appendix A.2; the division by the
+    variance of the error is not in the paper, but in the code of its authors and in dictionary_learning. A latent whose
+    pre-activations are all negative, as under an L1 penalty, gets no gradient from this: it needs resampling.
 
     Args:
         model: the SAE.
@@ -42,11 +43,12 @@ def auxk_loss(model: SAE, y_BD: Tensor, reconstruction_BD: Tensor, record: Cache
     error_BD = (y_BD - reconstruction_BD).detach()
     k = min(k, int(dead_F.sum()))
     values_BK, latents_BK = preacts_BF.masked_fill(~dead_F, -torch.inf).topk(k, dim=-1, sorted=False)
-    codes = SparseCodes.from_rows(values_BK, latents_BK, preacts_BF.shape[-1])
+    codes = SparseCodes.from_rows(values_BK.relu(), latents_BK, preacts_BF.shape[-1])
     nothing = SparseCodes.from_rows(values_BK[:, :0], latents_BK[:, :0], preacts_BF.shape[-1])
     # The decoder without its bias, whatever the decoder is made of; the bias gets no gradient, since it cancels.
     made_BD = run(model.decoder, codes, Cache()["decoder"]) - run(model.decoder, nothing, Cache()["decoder"])
-    loss: Tensor = (error_BD - made_BD).square().mean()
+    variance = (error_BD - error_BD.mean(0)).square().sum()
+    loss: Tensor = (error_BD - made_BD).square().sum() / variance.where(variance > 0, 1)
     return loss
 
 

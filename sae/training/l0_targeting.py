@@ -40,6 +40,7 @@ class L0TargetingConfig(SweepableConfig):
     warmup: StepsOrFraction = Field(default=0, description="Length over which adjustments grow to their full size; saeco's 0.15.")
     hiatus: StepsOrFraction = Field(default=0.2, description="Length without steering after each resampling.")
     resample_warmup: StepsOrFraction = Field(default=0.2, description="Length over which adjustments grow after each hiatus.")
+    trim: bool = Field(default=True, description="Shift all thresholds of the finished model alike until its L0 is the target.")
     pre_deflation: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="Steer to a target smaller by this share, which comes back through the lr cooldown."
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 from sae.architecture import Architecture
 from sae.components import training_hooks
 from sae.components.parameters import FeatureParameter
-from sae.config import Failure, InputError, seeded_global_rng
+from sae.config import Failure, InputError, derive_seed, seeded_global_rng
 from sae.core import Cache
 from sae.training.auxk import auxk_loss
 from sae.training.averaging import WeightAverage
@@ -33,6 +33,7 @@ from sae.training.schedule import Schedule, in_steps, resample_steps
 from sae.training.source import ActivationSource
 from sae.training.starting import is_state, start_from_sae
 from sae.training.state import TrainState
+from sae.training.trim import ROWS, trim
 
 LogCurve = Callable[[int, Mapping[str, float]], None]
 
@@ -158,6 +159,7 @@ class Trainer:
                 state.save(self.checkpoint)
             self.progress(1)
         self._finish()
+        self._trim()
         return state.history[-1][1]
 
     def coefficients(self) -> dict[str, float]:
@@ -252,6 +254,15 @@ class Trainer:
         self._post_step(None)
         if self.state.average is not None:
             self.state.average.forget(renewed_F, FeatureParameter)
+
+    def _trim(self) -> None:
+        """Where L0 is steered, bring the finished model's to its target."""
+        target = self.state.controller.target
+        if target is None or not self.config.l0_targeting.trim:
+            return
+        seed = derive_seed(self.config.seed, "trimming")
+        pairs = islice(self.source.batches(self.config.batch_size, seed=seed), -(-ROWS // self.config.batch_size))
+        trim(self.model, [self._to_model(x_BD, y_BE)[0] for x_BD, y_BE in pairs], target)
 
     def _finish(self) -> None:
         """Bring the weights into the form to be used: averaged if they are, normalised as the architecture wants them."""

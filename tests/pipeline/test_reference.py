@@ -23,7 +23,7 @@ def test_bounds_choices_and_defaults_are_told() -> None:
     assert "number > 0 and < 1, or null | `null`" in rows["`average`"]
     assert "list of number > 0 and ≤ 1 | `[0.0625," in rows["`matryoshka.prefixes`"]
     assert "list of 2, each number ≥ 0 and < 1, or null | `null`" in rows["`optimizer.betas`"]
-    assert "mapping of text to mapping of whole number to number | `{}`" in rows["`early_stopping.min`"]
+    assert "mapping of text to mapping of whole number > 0 to number | `{}`" in rows["`early_stopping.min`"]
     assert "`l0_targeting.controller`" in rows
 
 

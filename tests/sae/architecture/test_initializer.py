@@ -138,3 +138,11 @@ def test_k_comes_from_the_target(target: float | None, least: float) -> None:
     with pytest.raises(InputError, match=rf"train\.l0_target: This takes its k from here.*{least} or more"):
         Initializer(D, F, l0_target=target).k("This", least=least)
     assert Initializer(D, F, l0_target=2.5).k("This") == 2.5
+
+
+def test_rows_may_start_at_a_norm_of_ones_choice() -> None:
+    init = Initializer(6, 10)
+    init._encoder.row_norm, init._decoder.row_norm = 0.1, 0.5
+    encoder_FD, decoder_FD = init.encoder.weight.detach(), init.decoder.weight.detach()
+    torch.testing.assert_close(encoder_FD.norm(dim=1), torch.full((10,), 0.1))
+    torch.testing.assert_close(decoder_FD, 5 * encoder_FD)

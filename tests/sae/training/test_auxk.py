@@ -49,15 +49,15 @@ def test_value_and_gradients_are_those_written_out(k: int) -> None:
     error = x - made_BD.detach().numpy()
     ranked = np.where(dead, pre, -np.inf)
     kept = ((-ranked).argsort(1).argsort(1) < k) & dead
-    z = pre * kept  # no ReLU: our difference from the paper
-    residual = z @ dec - error
-    assert loss.item() == pytest.approx((residual**2).mean(), rel=1e-12)
-    d_out = 2 * residual / (B * D)
-    d_pre = (d_out @ dec.T) * kept
+    z = np.maximum(pre, 0) * kept
+    residual, variance = z @ dec - error, ((error - error.mean(0)) ** 2).sum()
+    assert loss.item() == pytest.approx((residual**2).sum() / variance, rel=1e-12)
+    d_out = 2 * residual / variance
+    d_pre = (d_out @ dec.T) * kept * (pre > 0)
     for parameter, expected in ((decoder.weight, z.T @ d_out), (encoder.weight, d_pre.T @ x), (encoder.bias, d_pre.sum(0))):
         np.testing.assert_allclose(parameter.grad.numpy(), expected, rtol=1e-9, atol=1e-13)
         assert not parameter.grad[~DEAD_F].any()
-        assert bool(parameter.grad[DEAD_F].any())
+        assert bool(parameter.grad[DEAD_F].any()) == bool((z > 0).any())
     np.testing.assert_allclose(decoder.bias.grad.numpy(), 0, atol=1e-14)
 
 
@@ -110,7 +110,7 @@ def test_model_that_records_no_pre_activations_is_told_so() -> None:
         never_fires(architecture, config).train()
 
 
-def never_fires(architecture: Architecture[Any], config: TrainConfig, dead: int = 8) -> Trainer:
+def never_fires(architecture: Architecture[Any], config: TrainConfig, dead: int = 8, bias_value: float = -3.0) -> Trainer:
     """A trainer whose architecture has latents that count as dead from the start."""
     trainer = Trainer(architecture, SyntheticSource(), config)
     tracker = next(m for m in trainer.model.modules() if isinstance(m, EMAFreqTracker))
@@ -118,7 +118,7 @@ def never_fires(architecture: Architecture[Any], config: TrainConfig, dead: int 
     bias = getattr(architecture.init._encoder.raw, "bias", None)
     if bias is not None and "encoder.bias" in architecture.canonical_tensors():
         with torch.no_grad():
-            bias[:dead] = -3.0
+            bias[:dead] = bias_value
     return trainer
 
 
@@ -137,10 +137,10 @@ def test_auxk_brings_dead_latents_back() -> None:
     base = {"steps": 200, "batch_size": 64, "l0_target": 3, "lr": 1e-2, "dead_window": 1000}
     dead = {}
     for name in ("none", "auxk"):
-        config = parse_config(TrainConfig, base | {"dead_latents": name, "auxk": {"coefficient": 1.0, "k": 1}})
+        config = parse_config(TrainConfig, base | {"dead_latents": name, "auxk": {"coefficient": 1.0, "k": 8}})
         architecture = TopKSAE(TopKConfig(pre_bias=False), d_in=16, d_sae=32, l0_target=3)
-        dead[name] = never_fires(architecture, config).train()["dead_latents"]
-    assert dead["none"] >= 8
+        dead[name] = never_fires(architecture, config, bias_value=-1.5).train()["dead_latents"]
+    assert dead["none"] >= 6
     assert dead["auxk"] <= 2
 
 
