@@ -29,6 +29,7 @@ class Paced:
         climb: whether the coefficient begins too low and is to climb until L0 answers.
     """
 
+    SHORTEST = 500  # steps that rates and times of reaction are shares of in a shorter run: L0 is not faster in it
     LEAST = 1e-3  # latents that an L0 of 0 counts as: its logarithm is to be finite
 
     WAIT = 0.06  # share of the run at whose start nothing moves, since the learning rate is low and L0 can't answer
@@ -80,8 +81,8 @@ class Paced:
 
     def _follow(self, error: float, step: int) -> float:
         """Far from the target: by how far L0 is slower (+) or faster (-) than the path. The rate falls each time it answers."""
-        steps = self._schedule.steps
-        left = max(self.PATH * steps - step, self.LAST * steps)
+        steps = self._length()
+        left = max(self.PATH * self._schedule.steps - step, self.LAST * steps)
         slower = _clip(1 + left * self._slope / error, 1.0)
         if self._rising and slower < 0:
             self._rate = max(self.SLOWEST, 0.35 * self._rate)
@@ -96,7 +97,7 @@ class Paced:
 
     def _integrate(self, error: float, last: float) -> float:
         """Near the target: the integral part, and what the gain learns from the error."""
-        steps = self._schedule.steps
+        steps = self._length()
         if error * last < 0:
             if self._peak > 0.03:  # it swung through the target, not just noise
                 self._gain = max(self.LOWEST_GAIN, 0.7 * self._gain)
@@ -113,6 +114,9 @@ class Paced:
             return 0.0
         before, self._proportional = self._proportional, self.PROPORTIONAL * self._gain * _clip(error, self.CLIP)
         return 0.0 if before is None else self._proportional - before
+
+    def _length(self) -> int:
+        return max(self._schedule.steps, self.SHORTEST)
 
     def state(self) -> dict[str, float]:
         state = {

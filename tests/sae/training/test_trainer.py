@@ -127,6 +127,7 @@ OTHER_VALUES: dict[str, Any] = {
     "l0_targeting.controller": "basic",
     "l0_targeting.coefficient": "L2_loss",
     "l0_targeting.start": 0.5,
+    "l0_targeting.begin_below": 10.0,
     "l0_targeting.range": 1.0001,
     "l0_targeting.adjustment": (0.1, {"l0_targeting": {"controller": "basic"}}),
     "l0_targeting.average": 1,
@@ -230,7 +231,8 @@ def test_multiplier_of_a_parameter_is_kept_to_throughout_a_run(tmp_path: Path) -
 
 def test_first_step_by_hand(tmp_path: Path) -> None:
     """Adam's first step moves each weight by the learning rate against its gradient's sign; then rows are normalised."""
-    _, trainer, _ = run(tmp_path, steps=1, schedule={"warmup": 0, "cooldown": 0}, center="none")
+    at_once = {"l0_targeting": {"begin_below": 1}}
+    _, trainer, _ = run(tmp_path, steps=1, schedule={"warmup": 0, "cooldown": 0}, center="none", **at_once)
     model = VanillaSAE(d_in=16, d_sae=32).core_model
     encoder, decoder = model.encoder["encoder_pre"]["lin"], model.decoder
     with torch.no_grad():
