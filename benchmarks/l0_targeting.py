@@ -5,7 +5,7 @@
     python benchmarks/l0_targeting.py --tables                     only the table, from what is there
 
 The right coefficient of an architecture and target is the one that `paced` ends with from the config's own start; other runs
-start from it, a hundredth and a hundred times of it. L0 is that of the model in inference form on 50,000 rows that no run was
+start from it, a hundredth and a hundred times of it. L0 is that of the model in inference form, not trimmed, on 50,000 rows that no run was
 trained on. Every run is one JSON in .work/l0_targeting: what is there is not done again.
 """
 
@@ -65,7 +65,7 @@ class Pool:
 
 def run(pool: Pool, architecture: str, target: int, controller: str, start: float | None) -> Result:
     """Train once and measure."""
-    targeting: dict[str, Any] = {"controller": controller} | ({} if start is None else {"start": start})
+    targeting: dict[str, Any] = {"controller": controller, "trim": False} | ({} if start is None else {"start": start})
     if controller in SAECO:
         targeting |= {"adjustment": 3e-3, "average": 1, "warmup": 0.15}
     config = parse_config(

@@ -101,7 +101,7 @@ class Pool:
 def test_l0_of_a_trained_sae_on_fresh_rows_is_within_two_percent() -> None:
     torch.set_num_threads(1)
     source = SyntheticSource(SyntheticConfig(features=64, widths=[24], l0=4))
-    targeting = {"start": 5.0}  # a hundred times too large
+    targeting = {"start": 5.0, "trim": False}  # a hundred times too large
     train = {"steps": 1500, "batch_size": 256, "lr": 3e-3, "l0_target": 8, "l0_targeting": targeting, "held_out_rows": 0}
     trainer = Trainer(GatedSAE(d_in=24, d_sae=96), Pool(source, 256, 200), parse_config(TrainConfig, train | {"log_every": 1500}))
     trainer.train()
