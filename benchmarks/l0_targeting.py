@@ -5,8 +5,8 @@
     python benchmarks/l0_targeting.py --tables                     only the table, from what is there
 
 The right coefficient of an architecture and target is the one that `paced` ends with from the config's own start; other runs
-start from it, a hundredth and a hundred times of it. L0 is that of the model in inference form, not trimmed, on 50,000 rows that no run was
-trained on. Every run is one JSON in .work/l0_targeting: what is there is not done again.
+start from it, a hundredth and a hundred times of it. L0 is that of the model in inference form, not trimmed, on 50,000 rows
+that no run was trained on. Every run is one JSON in .work/l0_targeting: what is there is not done again.
 """
 
 from __future__ import annotations
