@@ -35,7 +35,8 @@ BASE: dict[str, Any] = {
     "held_out_rows": 0,
     "dead_window": 100_000,
 }
-AGGRESSIVE = {"l0_targeting": {"start": 0.5}}  # a hundred times the coefficient that this target ends with
+# A fixed coefficient half as large again as the one that this target ends with, a high learning rate, and no pre-encoder bias.
+AGGRESSIVE: dict[str, Any] = {"l0_target": None, "coefficients": {"sparsity_loss": 0.03}, "lr": 1e-2}
 RESAMPLE: dict[str, Any] = {"dead_latents": "resample"}
 AUXK: dict[str, Any] = {"dead_latents": "auxk"}
 
@@ -54,10 +55,6 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "L1, resampling, encoder rows at full norm": ("vanilla", AGGRESSIVE | RESAMPLE | {"resample": {"encoder_scale": 1.0}}),
     "L1, resampling, optimizer not reset": ("vanilla", AGGRESSIVE | RESAMPLE | {"resample": {"reset_optimizer": False}}),
     "L1, resampling, no re-warm": ("vanilla", AGGRESSIVE | RESAMPLE | {"schedule": {"resample_warmup": 0}}),
-    "L1, resampling, L0 targeting not paused": (
-        "vanilla",
-        {"l0_targeting": {"start": 0.5, "hiatus": 0, "resample_warmup": 0}} | RESAMPLE,
-    ),
     "L1, AuxK": ("vanilla", AGGRESSIVE | AUXK),
     "L1, both": ("vanilla", AGGRESSIVE | {"dead_latents": "both"}),
     "TopK, nothing": ("topk", {}),
@@ -76,7 +73,8 @@ def run(name: str, store: Path) -> dict[str, Any]:
     source = StoreSource(store)
     (d_in,) = source.widths
     cls = import_architecture(SHIPPED[architecture_name], "architecture")
-    architecture = cls(d_in=d_in, d_sae=EXPANSION * d_in, l0_target=config.l0_target)
+    own = parse_config(cls.config_class, {"pre_bias": architecture_name != "vanilla"})
+    architecture = cls(own, d_in=d_in, d_sae=EXPANSION * d_in, l0_target=config.l0_target)
     trainer = Trainer(architecture, source, config)
     started = time.monotonic()
     trainer.train()

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from sae.architecture import SAE, Architecture, aux_model_prop, model_prop
-from sae.components import L2Loss, SparsityPenaltyLoss
+from sae.components import L2Loss, PreActMetrics, SparsityPenaltyLoss
 from sae.components import features as ft
 from sae.config import SweepableConfig
 from sae.core import Lambda, Parallel, ReuseForward, Seq, ops, useif
@@ -49,7 +49,8 @@ class GatedSAE(Architecture[GatedConfig]):
 
     @cached_property
     def gate(self) -> Seq:
-        return Seq(inner=self.inner, bias=self.init.new_encoder_bias(), nonlinearity=nn.ReLU())
+        # Recorded, so that AuxK works on what decides whether a latent is active.
+        return Seq(inner=self.inner, bias=self.init.new_encoder_bias(), preacts=PreActMetrics(), nonlinearity=nn.ReLU())
 
     @model_prop
     def model(self) -> SAE:

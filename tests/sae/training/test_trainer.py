@@ -128,6 +128,7 @@ OTHER_VALUES: dict[str, Any] = {
     "l0_targeting.coefficient": "L2_loss",
     "l0_targeting.start": 0.5,
     "l0_targeting.begin_below": 10.0,
+    "l0_targeting.trim": (False, {"l0_target": 14}),  # about what these few steps end with
     "l0_targeting.range": 1.0001,
     "l0_targeting.adjustment": (0.1, {"l0_targeting": {"controller": "basic"}}),
     "l0_targeting.average": 1,
@@ -184,8 +185,10 @@ def test_every_field_changes_what_a_run_does(field: str, tmp_path: Path) -> None
     more = merged({"resample": BASE["resample"]}, more)
     section, _, name = field.rpartition(".")
     changes = merged(more, {section: {name: value}} if section else {name: value})
-    base, _, saves = run(tmp_path / "base", **more)
-    changed, _, other_saves = run(tmp_path / "changed", **changes)
+    # A latent that is dead under a ReLU has no positive pre-activation that AuxK could choose among.
+    cls = TopKSAE if field == "auxk.k" else VanillaSAE
+    base, _, saves = run(tmp_path / "base", cls, **more)
+    changed, _, other_saves = run(tmp_path / "changed", cls, **changes)
     assert (changed, other_saves) != (base, saves)
 
 

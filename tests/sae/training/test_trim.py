@@ -1,0 +1,54 @@
+"""The last touch on L0: right, small, and only where there is something to touch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae.architecture import Architecture
+from sae.architectures.jumprelu import JumpReLUSAE
+from sae.architectures.topk import TopKSAE
+from sae.architectures.vanilla import VanillaSAE
+from sae.training.trim import trim
+
+
+def untrained(cls: type[Architecture[Any]]) -> tuple[Architecture[Any], list[Tensor]]:
+    """An architecture, and rows on which about half of its latents, or a few of a JumpReLU's, are active."""
+    architecture = cls(d_in=16, d_sae=64, l0_target=4)
+    architecture.trainable.eval()
+    return architecture, list((4 * torch.randn(4096, 16, generator=torch.Generator().manual_seed(0))).split(1024))
+
+
+def mean_l0(architecture: Architecture[Any], batches: list[Tensor]) -> float:
+    with torch.no_grad():
+        return float((architecture.core_model.encode(torch.cat(batches)).dense() != 0).sum(1).float().mean())
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.97, 1.05, 1.2])
+@pytest.mark.parametrize("cls", [VanillaSAE, JumpReLUSAE])
+def test_l0_comes_to_the_target_by_one_common_shift(cls: type[Architecture[Any]], factor: float) -> None:
+    architecture, batches = untrained(cls)
+    target = factor * mean_l0(architecture, batches)
+    before = {name: p.detach().clone() for name, p in architecture.core_model.named_parameters()}
+    shift = trim(architecture.core_model, batches, target)
+    assert mean_l0(architecture, batches) == pytest.approx(target, rel=2e-3)
+    assert math.copysign(1, shift) == math.copysign(1, factor - 1)
+    for name, parameter in architecture.core_model.named_parameters():
+        moved = (parameter.detach() - before[name]).flatten()
+        assert not moved.any() or torch.allclose(moved, moved[0].expand_as(moved), atol=1e-6), name
+
+
+def test_what_is_too_far_off_stays_as_it_is() -> None:
+    architecture, batches = untrained(VanillaSAE)
+    l0 = mean_l0(architecture, batches)
+    assert trim(architecture.core_model, batches, 0.5 * l0) == 0.0
+    assert mean_l0(architecture, batches) == l0
+
+
+def test_a_model_at_its_target_is_not_touched() -> None:
+    architecture, batches = untrained(TopKSAE)
+    assert trim(architecture.core_model, batches, 4.0) == 0.0
