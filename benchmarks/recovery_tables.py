@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 import statistics
 import subprocess
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from machine import machine
 
 if TYPE_CHECKING:
     from recovery import Benchmark
@@ -62,10 +60,11 @@ def write_tables(benchmark: Benchmark, peers_python: Path) -> None:
         rows.append(row)
     order = list(SAME)
     rows.sort(key=lambda r: (order.index(r["family"]) if r["family"] in order else len(order), TOOLS.index(r["tool"])))
+    here = machine()
     about = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{_cpu()}, {os.cpu_count()} cores, one thread a run",
-        "versions": {"python": platform.python_version(), "torch": version("torch")} | _peer_versions(peers_python),
+        "date": here["date"],
+        "hardware": f"{here['cpu']}, one thread a run",
+        "versions": {"python": here["python"], "torch": here["torch"]} | _peer_versions(peers_python),
         "world": benchmark.frozen.world.model_dump(),
         "rows_sha256": benchmark.frozen.sha256,
         "true_l0": round(benchmark.true_l0, 3),
@@ -126,9 +125,3 @@ def _peer_versions(python: Path) -> dict[str, str]:
     code = f"import importlib.metadata as m; print(*(m.version(n) for n in {names}))"
     found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.split()
     return dict(zip(names, found, strict=True))
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
