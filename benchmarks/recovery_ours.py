@@ -29,6 +29,12 @@ ENTRIES: dict[str, dict[str, Any]] = {
 ENTRIES["jumprelu_target"] = ENTRIES["jumprelu"] | {"sae": {"pre_bias": True, "penalty": "quadratic"}}
 ENTRIES["topk"]["sae"]["anneal"] = {"start": 8.0, "until": 0.7}
 ENTRIES["matryoshka"]["sae"]["prefixes"] = [1 / 8, 1 / 4, 1 / 2, 1]  # the peers' too
+# A gated SAE's dead latents have a closed gate: only new rows revive them, and not before it has become sparse.
+ENTRIES["gated"]["train"] = {
+    "dead_latents": "resample",
+    "resample": {"every": 0.05, "delay": 0.4, "finish": 0.1, "decoder_direction": "error", "encoder_direction": "error"},
+    "schedule": {"cooldown": 0.3},
+}
 ENTRIES["anthropic"]["train"]["clip_grad_norm"] = 1.0  # part of that recipe
 
 

@@ -1,11 +1,10 @@
 """AuxK: latents that have gone silent learn to reconstruct what the others miss.
 
-Shapes: B tokens in a batch, D dimensions of the targets, F latents, K candidates.
+Shapes: B tokens in a batch, D dimensions of the targets, F latents, N dead ones, K candidates.
 """
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -41,8 +40,9 @@ def auxk_loss(model: SAE, y_BD: Tensor, reconstruction_BD: Tensor, record: Cache
     """
     preacts_BF = preactivations(record)
     error_BD = (y_BD - reconstruction_BD).detach()
-    k = min(k, int(dead_F.sum()))
-    values_BK, latents_BK = preacts_BF.masked_fill(~dead_F, -torch.inf).topk(k, dim=-1, sorted=False)
+    dead_N = dead_F.nonzero().squeeze(-1)
+    values_BK, chosen_BK = preacts_BF[:, dead_N].topk(min(k, len(dead_N)), dim=-1, sorted=False)
+    latents_BK = dead_N[chosen_BK]
     codes = SparseCodes.from_rows(values_BK.relu(), latents_BK, preacts_BF.shape[-1])
     nothing = SparseCodes.from_rows(values_BK[:, :0], latents_BK[:, :0], preacts_BF.shape[-1])
     # The decoder without its bias, whatever the decoder is made of; the bias gets no gradient, since it cancels.

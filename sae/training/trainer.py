@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sae.architecture import Architecture
-from sae.components import training_hooks
+from sae.components import BatchTopK, training_hooks
 from sae.components.parameters import FeatureParameter
 from sae.config import Failure, InputError, derive_seed, seeded_global_rng
 from sae.core import Cache
@@ -77,7 +78,9 @@ class Trainer:
         self.architecture, self.source, self.held_out = architecture, source, held_out
         self.config, self.device = config, torch.device(device)
         self.checkpoint, self.log, self.progress, self.stop = checkpoint, log, progress, stop
-        _check_widths(architecture, source)
+        _check_widths(architecture, source, "source")
+        if held_out is not None:
+            _check_widths(architecture, held_out, "held-out source")
         self.trainable = architecture.trainable.to(self.device)
         self.model = self.trainable.model
         self.trainable.check_coefficients(config.coefficients, "train.coefficients")
@@ -180,9 +183,8 @@ class Trainer:
             rows: how many to measure on; whole batches are taken.
             seed: decides which ones.
         """
-        batches = islice(source.batches(self.config.batch_size, seed=seed), -(-rows // self.config.batch_size))
         with self._in_use():
-            return measure(self.model, (self._to_model(x_BD, y_BE) for x_BD, y_BE in batches))
+            return measure(self.model, self._some_batches(source, rows, seed))
 
     def _begin(self) -> None:
         """Go on from the checkpoint, or start: from an earlier run's state, from a saved SAE, or afresh."""
@@ -227,6 +229,16 @@ class Trainer:
         x_hat_BD = self.normalizer.normalize(x_BD)
         return x_hat_BD, x_hat_BD if same else self.normalizer.normalize_target(y_BE.to(self.device), x_BD)
 
+    def _some_batches(self, source: ActivationSource, rows: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `rows` rows of a source's order, in whole batches, as the model takes them."""
+        batches = islice(source.batches(self.config.batch_size, seed=seed), -(-rows // self.config.batch_size))
+        return (self._to_model(x_BD, y_BE) for x_BD, y_BE in batches)
+
+    @cached_property
+    def _held_out_batches(self) -> list[tuple[Tensor, Tensor]]:
+        """What is measured on while training: always the same rows, so they are read once."""
+        return [] if self.held_out is None else list(self._some_batches(self.held_out, self.config.held_out_rows, 0))
+
     def _loss(self, x_BD: Tensor, y_BE: Tensor, cache: Cache) -> Tensor:
         """The weighted sum of all losses, the auxiliary loss for dead latents included."""
         precision = getattr(torch, self.config.precision)
@@ -256,23 +268,29 @@ class Trainer:
             self.state.average.forget(renewed_F, FeatureParameter)
 
     def _trim(self) -> None:
-        """Where L0 is steered, bring the finished model's to its target."""
+        """Bring the finished model's L0 to its target, where it was steered or a threshold was learnt for other weights."""
         target = self.state.controller.target
+        if target is None and self._changes_in_use and any(isinstance(module, BatchTopK) for module in self.model.modules()):
+            target = self.config.l0_target
         if target is None or not self.config.l0_targeting.trim:
             return
         seed = derive_seed(self.config.seed, "trimming")
-        pairs = islice(self.source.batches(self.config.batch_size, seed=seed), -(-ROWS // self.config.batch_size))
-        trim(self.model, [self._to_model(x_BD, y_BE)[0] for x_BD, y_BE in pairs], target)
+        trim(self.model, [x_BD for x_BD, _ in self._some_batches(self.source, ROWS, seed)], target)
 
     def _finish(self) -> None:
         """Bring the weights into the form to be used: averaged if they are, normalised as the architecture wants them."""
         self.trainable.eval()
-        if self.state.average is None and self.config.optimizer.name != "schedule_free":
+        if not self._changes_in_use:
             return
         training_form(self.state.optimizer, False)
         if self.state.average is not None:
             self.state.average.take()
         self._post_step(None)
+
+    @property
+    def _changes_in_use(self) -> bool:
+        """Whether the weights that are saved are others than those that are trained."""
+        return self.state.average is not None or self.config.optimizer.name == "schedule_free"
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -280,8 +298,7 @@ class Trainer:
         if not self.trainable.training:  # it is already
             yield
             return
-        changes = self.state.average is not None or self.config.optimizer.name == "schedule_free"
-        kept = [(p, p.detach().clone()) for p in self.trainable.parameters()] if changes else []
+        kept = [(p, p.detach().clone()) for p in self.trainable.parameters()] if self._changes_in_use else []
         groups = [dict(group) for group in self.state.optimizer.param_groups]
         self._finish()
         try:
@@ -323,8 +340,9 @@ class Trainer:
             figures["auxk_loss"] = float(cache.read("auxk_loss")) if "auxk_loss" in cache else 0.0
         if (tracker := find_tracker(self.model)) is not None:
             figures["dead_latents"] = float(tracker.dead(self.config.dead_window).sum())
-        if self.held_out is not None and self.config.held_out_rows:
-            measured = self.measure(self.held_out, self.config.held_out_rows)
+        if self._held_out_batches:
+            with self._in_use():
+                measured = measure(self.model, self._held_out_batches)
             figures |= {f"held_out_{name}": value for name, value in measured.items()}
         return figures
 
@@ -336,12 +354,12 @@ class Trainer:
         return targeting.coefficient if targeting.coefficient in self.trainable.losses else None
 
 
-def _check_widths(architecture: Architecture[Any], source: ActivationSource) -> None:
+def _check_widths(architecture: Architecture[Any], source: ActivationSource, name: str) -> None:
     wanted = (architecture.d_in, architecture.d_out)
     given = (sum(source.widths), sum(source.target_widths))
     if wanted != given:
         raise InputError(
-            "the architecture and the source differ in width",
+            f"the architecture and the {name} differ in width",
             where=type(architecture).__name__,
             found=f"d_in {wanted[0]}, d_out {wanted[1]}",
             expected=f"d_in {given[0]}, d_out {given[1]}",

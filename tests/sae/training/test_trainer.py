@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sae.architecture import Architecture
+from sae.architectures.batchtopk import BatchTopKSAE
 from sae.architectures.topk import TopKSAE
 from sae.architectures.vanilla import VanillaSAE
 from sae.config import Failure, InputError, SweepableConfig, parse_config
@@ -375,6 +376,8 @@ def test_asked_to_stop_it_does_not_save_weights_that_are_not_finite(tmp_path: Pa
 def test_architecture_and_source_of_other_widths_are_refused() -> None:
     with pytest.raises(InputError, match=r"VanillaSAE: .*differ in width.*found d_in 8, d_out 8, expected d_in 16, d_out 16"):
         Trainer(VanillaSAE(d_in=8, d_sae=8), SyntheticSource(), TrainConfig())
+    with pytest.raises(InputError, match=r"VanillaSAE: .*the held-out source differ in width.*found d_in 16.*expected d_in 8"):
+        Trainer(VanillaSAE(d_in=16, d_sae=8), SyntheticSource(), TrainConfig(), held_out=SyntheticSource(d_in=8))
 
 
 @pytest.mark.parametrize(("center", "expected"), [("none", 0.0), ("mean", None), ("geometric_median", None)])
@@ -396,6 +399,16 @@ def test_averaged_and_schedule_free_weights_keep_the_dictionary_at_unit_norm(tmp
         _, trainer, _ = run(tmp_path / name, **more)
         norms_F = trainer.architecture.init._decoder.raw.weight.detach().norm(dim=1)
         torch.testing.assert_close(norms_F, torch.ones(32))
+
+
+def test_batchtopk_keeps_its_l0_with_weights_that_its_threshold_was_not_learnt_for(tmp_path: Path) -> None:
+    for name, more in (("average", {"average": 0.99}), ("free", FREE)):
+        settings = {"steps": 150, "batch_size": 128, "log_every": 150, "l0_target": 4} | more
+        _, trainer, _ = run(tmp_path / name, BatchTopKSAE, **settings)
+        assert trainer.measure(trainer.source, 40_000, seed=5)["l0"] == pytest.approx(4, rel=0.02)
+        untrimmed = settings | {"l0_targeting": {"trim": False}}
+        _, trainer, _ = run(tmp_path / f"{name} untrimmed", BatchTopKSAE, **untrimmed)
+        assert trainer.measure(trainer.source, 40_000, seed=5)["l0"] != pytest.approx(4, rel=0.02)
 
 
 def test_early_stop_ends_the_run_with_a_reason(tmp_path: Path) -> None:
