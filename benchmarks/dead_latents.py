@@ -25,7 +25,7 @@ from sae.training.config import TrainConfig
 from sae.training.resampling import need_tracker
 from sae.training.trainer import Trainer
 
-STEPS, BATCH, EXPANSION, WINDOW = 4000, 1024, 4, 1_000_000
+STEPS, BATCH, EXPANSION, WINDOW = 2500, 1024, 4, 1_000_000
 BASE: dict[str, Any] = {
     "steps": STEPS,
     "batch_size": BATCH,
@@ -36,7 +36,7 @@ BASE: dict[str, Any] = {
     "dead_window": 100_000,
 }
 # A fixed coefficient half as large again as the one that this target ends with, a high learning rate, and no pre-encoder bias.
-AGGRESSIVE: dict[str, Any] = {"l0_target": None, "coefficients": {"sparsity_loss": 0.03}, "lr": 1e-2}
+AGGRESSIVE: dict[str, Any] = {"l0_target": None, "coefficients": {"sparsity_loss": 0.045}, "lr": 1e-2}
 RESAMPLE: dict[str, Any] = {"dead_latents": "resample"}
 AUXK: dict[str, Any] = {"dead_latents": "auxk"}
 

@@ -17,8 +17,8 @@ HERE = Path(__file__).resolve().parent
 FIGURES = ("mcc", "f1", "uniqueness", "l0", "fvu", "dead", "seconds")
 # The same architecture under each library's name; the order of the table.
 SAME = {
-    "L1": {"vanilla", "standard"},
-    "L1, April 2024": {"anthropic", "april_update"},
+    "L1": {"vanilla", "dictionary_learning.standard"},
+    "L1, April 2024": {"anthropic", "april_update", "sae_lens.standard"},  # SAELens weighs its penalty by decoder norms
     "Gated": {"gated"},
     "p-annealing": {"p_anneal"},
     "ProLU": {"prolu"},
@@ -31,9 +31,10 @@ SAME = {
 TOOLS = ("ours", "sae_lens", "dictionary_learning", "sparsify")
 
 
-def family(architecture: str) -> str:
-    """What an architecture is called in the table."""
-    return next((name for name, known in SAME.items() if architecture in known), architecture)
+def family(tool: str, architecture: str) -> str:
+    """What a library's architecture is called in the table."""
+    names = {architecture, f"{tool}.{architecture}"}
+    return next((name for name, known in SAME.items() if names & known), architecture)
 
 
 def write_tables(benchmark: Benchmark, peers_python: Path) -> None:
@@ -53,7 +54,11 @@ def write_tables(benchmark: Benchmark, peers_python: Path) -> None:
         }
         lr = better([r for lr in LEARNING_RATES if (r := at_l0[lr, SEEDS[0]])], benchmark.true_l0)["lr"]
         found = [r for seed in SEEDS if (r := at_l0[lr, seed])]
-        row: dict[str, Any] = {"family": family(entry.architecture), "tool": entry.tool, "architecture": entry.architecture}
+        row: dict[str, Any] = {
+            "family": family(entry.tool, entry.architecture),
+            "tool": entry.tool,
+            "architecture": entry.architecture,
+        }
         row |= {"lr": lr, "seeds": [r["seed"] for r in found], "coefficient": [r["coefficient"] for r in found]}
         row |= {name: [r.get(name) for r in found] for name in FIGURES}
         row["meets_l0"] = all(abs((r.get("l0") or 0.0) / benchmark.true_l0 - 1) <= TOLERANCE for r in found)

@@ -6,8 +6,7 @@ What it steers, as measured on every architecture that ships:
   target says nothing of the coefficient. A controller that takes it for an error raises the coefficient many times too high,
   and an SAE that was under ten times its coefficient for a hundred steps stays bad. Too low does no such harm.
 - The longer L0 takes to come down, the better the features are: a coefficient that rises in a straight line until 85 % of
-  the run found more of them than one that had risen after 20 %, and met the same L0 with a smaller coefficient, which
-  shrinks activations less (benchmarks/recovery.md).
+  the run found more of them than one that had risen after 20 %, at the same L0 (figures in docs/training.md).
 - How L0 answers is slower the smaller the learning rate is. Near the target, it answers steeply in one architecture
   (vanilla with few latents) and slowly in another.
 

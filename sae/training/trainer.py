@@ -332,12 +332,14 @@ class Trainer:
     def _figures(self, x_BD: Tensor, y_BE: Tensor, loss: Tensor, cache: Cache) -> dict[str, float]:
         """What the training curves show, from one batch, and from held-out activations where there are some."""
         error_BE = y_BE - cache.run_once(self.model, x_BD)
-        figures = batch_figures(self.trainable, y_BE, error_BE, loss, cache)
+        auxk = float(cache.read("auxk_loss")) if "auxk_loss" in cache else 0.0
+        # Without AuxK's part: it is there only while latents are dead, and would draw steps into the curve.
+        figures = batch_figures(self.trainable, y_BE, error_BE, loss.detach() - self.config.auxk.coefficient * auxk, cache)
         figures["lr"] = self.config.lr * self.lr_factor(self.state.step - 1)
         if self.steered:
             figures[self.steered.removesuffix("_loss") + "_coefficient"] = self.state.controller.coefficient
         if self.config.dead_latents in ("auxk", "both"):
-            figures["auxk_loss"] = float(cache.read("auxk_loss")) if "auxk_loss" in cache else 0.0
+            figures["auxk_loss"] = auxk
         if (tracker := find_tracker(self.model)) is not None:
             figures["dead_latents"] = float(tracker.dead(self.config.dead_window).sum())
         if self._held_out_batches:
