@@ -45,6 +45,7 @@ class Paced:
     LAST = 0.06  # from then on, share of the run in which it is to be there from anywhere
     POWER, MORE = 0.8, 0.45  # L0 goes with the coefficient to the power of -(POWER + MORE · error): steeper far from the target
     FASTEST = 30.0  # largest factor on the rate, where L0 is slower than expected
+    FASTEST_DOWN = 4.0  # the same below the target: there a JumpReLU's L0 comes back slowly, whatever the coefficient is
     SLOPE = 20  # steps that the slope of L0 is averaged over
 
     NEAR = 0.1  # |ln(l0 / target)| within which the second part takes over
@@ -99,8 +100,9 @@ class Paced:
         steps = self._length()
         left = max(self.PATH * self._schedule.steps - step, self.LAST * steps)
         slower = 1 + left * self._slope / error  # 0 where L0 would be there in time at its speed now, 1 where it stands still
+        fastest = self.FASTEST if error > 0 else self.FASTEST_DOWN
         if slower > 0.5:
-            self._rate = min(self.FASTEST, self._rate * math.exp(1 / (self.PATIENCE * steps)))
+            self._rate = min(fastest, self._rate * math.exp(1 / (self.PATIENCE * steps)))
         elif slower < 0:
             self._rate = max(1.0, self._rate * math.exp(-4 / (self.PATIENCE * steps)))
         return self._rate * math.expm1(error / (self.POWER + self.MORE * max(error, 0.0))) / left
