@@ -120,8 +120,8 @@ def write(results: dict[str, Any]) -> None:
     lines = [
         "# Dead latents: what each part does\n",
         f"`python benchmarks/dead_latents.py` on {here['cpu']}, {here['date']}, torch {here['torch']}. Activations of the model",
-        f"that ships, layer 1; d_sae {EXPANSION} × d_in; {STEPS:,} steps of {BATCH:,}; TopK's L0 {BASE['l0_target']}; L1: a fixed",
-        f"coefficient of {AGGRESSIVE['coefficients']['sparsity_loss']}, learning rate {AGGRESSIVE['lr']:g}, no pre-encoder bias.",
+        f"that ships, layer 1; d_sae {EXPANSION} × d_in; {STEPS:,} steps of {BATCH:,}; TopK's L0 {BASE['l0_target']}; L1: a",
+        f"fixed coefficient of {AGGRESSIVE['coefficients']['sparsity_loss']}, learning rate {AGGRESSIVE['lr']:g}, no pre-encoder bias.",
         f"*Silent*: share of the latents that did not fire on the last {WINDOW:,} training tokens. *Most dead*: the largest",
         f"share silent for {BASE['dead_window']:,} tokens at any point. L0 and FVU: the finished model on training rows.\n",
         "| run | silent | most dead | L0 | FVU |",
