@@ -35,7 +35,7 @@ BASE: dict[str, Any] = {
     "held_out_rows": 0,
     "dead_window": 100_000,
 }
-# A fixed coefficient twice as large as the one that this target ends with, a high learning rate, and no pre-encoder bias.
+# A fixed coefficient over twice as large as the one that this target ends with, a high learning rate, and no pre-encoder bias.
 AGGRESSIVE: dict[str, Any] = {"l0_target": None, "coefficients": {"sparsity_loss": 0.045}, "lr": 1e-2}
 RESAMPLE: dict[str, Any] = {"dead_latents": "resample"}
 AUXK: dict[str, Any] = {"dead_latents": "auxk"}

@@ -79,12 +79,18 @@ class World:
     d_sae = WIDTHS
 
     def __init__(self) -> None:
-        self.source: ActivationSource = Pool(SyntheticSource(WORLD))
+        synthetic = SyntheticSource(WORLD)
+        self.source: ActivationSource = Pool(synthetic)
+        self.fresh: ActivationSource = synthetic
+        self.fresh_rows, self.fresh_seed = FRESH, 1
 
     def measure(self, trainer: Trainer) -> dict[str, float]:
         """Of the model as it would be saved now, on fresh rows."""
-        assert isinstance(self.source, Pool)
-        return trainer.measure(self.source.source, FRESH, seed=1)
+        return trainer.measure(self.fresh, self.fresh_rows, seed=self.fresh_seed)
+
+    def held_out(self, trainer: Trainer) -> dict[str, float]:
+        """What there is to say of held-out rows; nothing where the fresh rows are as good."""
+        return {}
 
 
 class StoreWorld(World):
@@ -95,23 +101,22 @@ class StoreWorld(World):
     d_sae = STORE_WIDTHS
 
     def __init__(self) -> None:
-        self.source = StoreSource(DATA / "train")
-        self.held_out = StoreSource(DATA / "held_out")
-        self.d_in = sum(self.source.widths)
+        self.source = store = StoreSource(DATA / "train")
+        self.d_in = sum(store.widths)
+        self.fresh = _From(store, self.steps)
+        # Whole batches are measured: one less, lest the last takes rows of the next epoch.
+        self.fresh_rows, self.fresh_seed = store.rows - (self.steps + 1) * BATCH, 0
+        self._held_out = StoreSource(DATA / "held_out")
 
-    def measure(self, trainer: Trainer) -> dict[str, float]:
-        rows = self.source.rows - self.steps * BATCH  # type: ignore[attr-defined]  # rows that no step saw
-        return trainer.measure(_From(self.source, self.steps), rows - BATCH)
-
-    def held_out_l0(self, trainer: Trainer) -> tuple[float, float]:
+    def held_out(self, trainer: Trainer) -> dict[str, float]:
         """Mean L0 of held-out tokens, and half the width of its 95 % interval, with documents as the units."""
-        store = self.held_out.store
+        store, hook_point = self._held_out.store, self._held_out.hook_point
         special = torch.tensor(store.manifest.special_tokens)
         document_parts, l0_parts = [], []
         for index in range(len(store.manifest.shards)):
-            shard = store.read_shard(index, [self.held_out.hook_point, "token", "document"])
+            shard = store.read_shard(index, [hook_point, "token", "document"])
             kept_N = ~torch.isin(shard["token"], special)
-            x_ND = trainer.normalizer.normalize(shard[self.held_out.hook_point][kept_N].float())
+            x_ND = trainer.normalizer.normalize(shard[hook_point][kept_N].float())
             with torch.no_grad():
                 l0_parts += [trainer.model.encode(x_BD).l0_per_token().double() for x_BD in x_ND.split(4096)]
             document_parts.append(shard["document"][kept_N].long())
@@ -119,7 +124,7 @@ class StoreWorld(World):
         _, document_N = torch.cat(document_parts).unique(return_inverse=True)
         mean = l0_N.mean()
         off_G = torch.zeros(int(document_N.max()) + 1, dtype=torch.float64).index_add_(0, document_N, l0_N - mean)
-        return float(mean), 1.96 * float(off_G.square().sum().sqrt()) / len(l0_N)
+        return {"held_out_l0": float(mean), "interval": 1.96 * float(off_G.square().sum().sqrt()) / len(l0_N)}
 
 
 class _From:
@@ -171,9 +176,6 @@ def run(world: World, architecture: str, target: int, controller: str, start: fl
     trainer.train()
     seconds = time.perf_counter() - began
     figures = world.measure(trainer)
-    held_out: dict[str, float] = (
-        dict(zip(("held_out_l0", "interval"), world.held_out_l0(trainer), strict=True)) if isinstance(world, StoreWorld) else {}
-    )
     return {
         "world": world.name,
         "architecture": architecture,
@@ -186,7 +188,7 @@ def run(world: World, architecture: str, target: int, controller: str, start: fl
         "error": figures["l0"] / target - 1,
         "fvu": figures["fvu"],
         "seconds": round(seconds, 1),
-        **held_out,
+        **world.held_out(trainer),
         **calm([math.log(c) for c in coefficients[-round(TAIL * world.steps) :]]),
     }
 
