@@ -18,7 +18,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,7 +209,7 @@ def better(results: list[Result], true_l0: float) -> Result:
     return max(meet or results, key=lambda result: result.get("mcc", 0.0) + result.get("f1", 0.0))
 
 
-def run(benchmark: Benchmark, entries: list[Entry], seeds: list[int], rates: Sequence[float] = LEARNING_RATES) -> list[str]:
+def run(benchmark: Benchmark, entries: list[Entry], seeds: list[int], rates: list[float]) -> list[str]:
     """Every entry at its better learning rate, decided on the first seed. Returns what failed."""
     failures: list[str] = []
 
@@ -239,7 +238,7 @@ def main() -> int:
     parser.add_argument("--tools", help="comma-separated: ours, sae_lens, dictionary_learning, sparsify")
     parser.add_argument("--architectures", help="comma-separated names, as in the tables")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="comma-separated; the first decides learning rates")
-    parser.add_argument("--lr", type=float, nargs="+", default=LEARNING_RATES, help="learning rates to choose from")
+    parser.add_argument("--lr", default=",".join(map(str, LEARNING_RATES)), help="comma-separated learning rates to choose from")
     parser.add_argument("--peers", type=Path, default=ROOT / ".peers/bin/python", help="Python of the peers' environment")
     parser.add_argument("--tables", action="store_true", help="only write the tables")
     arguments = parser.parse_args()
@@ -248,9 +247,8 @@ def main() -> int:
     entries = [e for e in OURS + PEERS if e.tool in tools and (names is None or e.architecture in names)]
     frozen = Frozen(WORK)
     benchmark = Benchmark(frozen, Workers(arguments.peers), WORK / "results")
-    failures = (
-        [] if arguments.tables else run(benchmark, entries, [int(seed) for seed in arguments.seeds.split(",")], arguments.lr)
-    )
+    seeds, rates = [int(seed) for seed in arguments.seeds.split(",")], [float(lr) for lr in arguments.lr.split(",")]
+    failures = [] if arguments.tables else run(benchmark, entries, seeds, rates)
     write_tables(benchmark, arguments.peers)
     for failure in failures:
         print(failure, file=sys.stderr)
