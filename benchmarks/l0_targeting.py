@@ -139,20 +139,9 @@ class _From:
         return self.source.batches(batch_size, seed=seed, start=self.start + start)
 
 
-class Watched(Trainer):
-    """Measures what steering left, before trimming."""
-
-    world: World
-    steered: float
-
-    def _trim(self) -> None:
-        self.steered = self.world.measure(self)["l0"]
-        super()._trim()
-
-
 def run(world: World, architecture: str, target: int, controller: str, start: float | None) -> Result:
     """Train once and measure."""
-    targeting: dict[str, Any] = {"controller": controller} | ({} if start is None else {"start": start})
+    targeting: dict[str, Any] = {"controller": controller, "trim": False} | ({} if start is None else {"start": start})
     if controller in SAECO:
         targeting |= {"adjustment": 3e-3, "average": 1, "warmup": 0.15}
     config = parse_config(
@@ -170,10 +159,11 @@ def run(world: World, architecture: str, target: int, controller: str, start: fl
     cls = import_architecture(SHIPPED[architecture], "architecture")
     sae = cls(d_in=world.d_in, d_sae=world.d_sae[target], l0_target=target)
     coefficients: list[float] = []
-    trainer = Watched(sae, world.source, config, progress=lambda _: coefficients.append(trainer.state.controller.coefficient))
-    trainer.world = world
+    trainer = Trainer(sae, world.source, config, progress=lambda _: coefficients.append(trainer.state.controller.coefficient))
     began = time.perf_counter()
     trainer.train()
+    steered = world.measure(trainer)["l0"]
+    trainer.trim()
     seconds = time.perf_counter() - began
     figures = world.measure(trainer)
     return {
@@ -183,7 +173,7 @@ def run(world: World, architecture: str, target: int, controller: str, start: fl
         "controller": controller,
         "start": config.l0_targeting.start,
         "end": coefficients[-1],
-        "steered": trainer.steered / target - 1,
+        "steered": steered / target - 1,
         "l0": figures["l0"],
         "error": figures["l0"] / target - 1,
         "fvu": figures["fvu"],

@@ -11,6 +11,7 @@ from sae.components.nested import NestedDecoder
 from sae.components.nonlinearities import BatchTopK, KAnnealConfig, TopK
 from sae.components.penalties import AnnealedPenalty, DecoderNormPenalty, L1Penalty
 from sae.components.prolu import ProLU
+from sae.components.thresholds import LearntThreshold
 
 __all__ = [
     "ActMetrics",
@@ -25,6 +26,7 @@ __all__ = [
     "L0TargetLoss",
     "L1Penalty",
     "L2Loss",
+    "LearntThreshold",
     "Loss",
     "NestedDecoder",
     "NestedL2Loss",

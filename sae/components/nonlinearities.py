@@ -5,11 +5,11 @@ Shapes: B tokens in a batch, F latents, K kept for each token.
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from sae.codes import Codes, SparseCodes, in_full, on_support
+from sae.components.thresholds import LearntThreshold
 from sae.config import SweepableConfig
 from sae.core import Cache, Module
 
@@ -51,12 +51,8 @@ class TopK(Module):
 class BatchTopK(Module):
     """Keeps the k·B largest pre-activations of a batch of B tokens, where they are positive; a threshold in use.
 
-    In use (``eval()``) no token may depend on its neighbours, so a latent is kept where it is above a threshold: the mean
-    over training batches of the smallest pre-activation that was kept (Bussmann et al. 2024, "BatchTopK sparse
-    autoencoders", section 3). The mean is exponential, so that it follows the weights, and corrected for its start as
-    Adam's are. Two things are ours. A batch with fewer than k·B positive entries counts as 0: the smallest of all would
-    be too high. And since a mean of batches' quantiles is not the quantile of all tokens (in batches of 128 it cost 8 %
-    of the L0), a factor on it, learnt too, makes as many entries exceed the threshold in the mean as training keeps.
+    In use (``eval()``) no token may depend on its neighbours, so a latent is kept where it is above a threshold that
+    training learnt (Bussmann et al. 2024, "BatchTopK sparse autoencoders", section 3).
 
     Args:
         k: mean number to keep for a token; k·B is rounded.
@@ -64,37 +60,18 @@ class BatchTopK(Module):
         decay: what an old batch keeps of its weight in the threshold at each new one.
     """
 
-    threshold_sum: Tensor
-    threshold_weight: Tensor
-    log_factor: Tensor
-
     def __init__(self, k: float, anneal: KAnnealConfig | None = None, decay: float = 0.99) -> None:
         super().__init__()
-        self.k, self.anneal, self.decay = k, anneal or KAnnealConfig(), decay
-        # They are saved with the weights, and go on in a resumed run.
-        self.register_buffer("threshold_sum", torch.zeros(()))
-        self.register_buffer("threshold_weight", torch.zeros(()))
-        self.register_buffer("log_factor", torch.zeros(()))
-
-    @property
-    def threshold(self) -> Tensor:
-        """What a latent must exceed in use; 0 before any training."""
-        return self.log_factor.exp() * self.threshold_sum / self.threshold_weight.clamp_min(1e-12)
+        self.k, self.anneal = k, anneal or KAnnealConfig()
+        self.threshold = LearntThreshold(decay)
 
     def forward(self, preacts_BF: Tensor, *, cache: Cache) -> Codes:
         acts_BF = in_full(preacts_BF).relu()
         if not self.training:
-            kept_BF = acts_BF > self.threshold
+            kept_BF = acts_BF > self.threshold.value
             return on_support(acts_BF.where(kept_BF, 0), kept_BF)
         count = min(max(1, round(self.k * self.anneal.factor(cache) * len(acts_BF))), acts_BF.numel())
         kept, places = acts_BF.detach().flatten().topk(count, sorted=False)  # exactly so many, whatever the ties
         if cache.step is not None:  # a step of training, not a look at the codes
-            self._learn(kept, acts_BF.detach())
+            self.threshold.learn(kept, acts_BF.detach())
         return SparseCodes.from_places(acts_BF, places.sort().values)
-
-    def _learn(self, kept: Tensor, acts_BF: Tensor) -> None:
-        exceeding, wanted = (acts_BF > self.threshold).sum(), (kept > 0).sum()
-        # Both counts plus 1: a batch may have none. No bound is needed but against a first threshold that is far off.
-        self.log_factor += (1 - self.decay) * torch.log((exceeding + 1) / (wanted + 1)).clamp(-1, 1) * (self.threshold_weight > 0)
-        self.threshold_sum.lerp_(kept.min().to(self.threshold_sum.dtype), 1 - self.decay)
-        self.threshold_weight.lerp_(torch.ones_like(self.threshold_weight), 1 - self.decay)

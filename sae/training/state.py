@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae.architecture import Trainable
 from sae.architecture.normalizer import Normalizer
-from sae.config import Failure
+from sae.config import Failure, InputError
 from sae.training.averaging import WeightAverage
 from sae.training.early_stopping import EarlyStopping
 from sae.training.l0_targeting import L0Controller
@@ -52,6 +52,7 @@ class TrainState:
         save_file(tensors, fresh / "state.safetensors")
         meta = {
             "step": self.step,
+            "normalizer": self.normalizer.kind,
             "controller": self.controller.state(),
             "optimizer": [_moved(group, self.optimizer.defaults) for group in self.optimizer.param_groups],
             "scaler": self.scaler.state_dict(),
@@ -73,6 +74,7 @@ class TrainState:
 
         Raises:
             Failure: a file is missing or damaged, or it is the state of another model.
+            InputError: it is the state of a run behind another kind of normaliser.
         """
         stale = directory.with_name(directory.name + ".old")
         if not directory.exists() and stale.exists():
@@ -87,6 +89,13 @@ class TrainState:
             raise Failure(
                 f"this checkpoint is damaged: {error}", where=str(directory), expected="to begin anew, delete it"
             ) from None
+        if meta["normalizer"] != self.normalizer.kind:
+            raise InputError(
+                f"the state in {directory} is of a run that was normalised otherwise",
+                where="train.normalize",
+                found=self.normalizer.kind,
+                expected=meta["normalizer"],
+            )
         tensors = self._own_tensors()
         if wrong := [name for name, tensor in tensors.items() if name not in saved or saved[name].shape != tensor.shape]:
             raise Failure("this checkpoint is of another model", where=str(directory), found=", ".join(wrong))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sae.architecture import Architecture
-from sae.components import BatchTopK, training_hooks
+from sae.components import LearntThreshold, training_hooks
 from sae.components.parameters import FeatureParameter
 from sae.config import Failure, InputError, derive_seed, seeded_global_rng
 from sae.core import Cache
@@ -162,7 +162,8 @@ class Trainer:
                 state.save(self.checkpoint)
             self.progress(1)
         self._finish()
-        self._trim()
+        if self.config.l0_targeting.trim:
+            self.trim()
         return state.history[-1][1]
 
     def coefficients(self) -> dict[str, float]:
@@ -185,6 +186,19 @@ class Trainer:
         """
         with self._in_use():
             return measure(self.model, self._some_batches(source, rows, seed))
+
+    def trim(self) -> float:
+        """Bring the finished model's L0 to its target, where it was steered or a threshold was learnt for other weights.
+
+        Done at the end of training unless `l0_targeting.trim` is false. Returns the shift, as `sae.training.trim.trim` does.
+        """
+        target = self.state.controller.target
+        if target is None and self._changes_in_use and any(isinstance(m, LearntThreshold) for m in self.model.modules()):
+            target = self.config.l0_target
+        if target is None:
+            return 0.0
+        seed = derive_seed(self.config.seed, "trimming")
+        return trim(self.model, [x_BD for x_BD, _ in self._some_batches(self.source, ROWS, seed)], target)
 
     def _begin(self) -> None:
         """Go on from the checkpoint, or start: from an earlier run's state, from a saved SAE, or afresh."""
@@ -266,16 +280,6 @@ class Trainer:
         self._post_step(None)
         if self.state.average is not None:
             self.state.average.forget(renewed_F, FeatureParameter)
-
-    def _trim(self) -> None:
-        """Bring the finished model's L0 to its target, where it was steered or a threshold was learnt for other weights."""
-        target = self.state.controller.target
-        if target is None and self._changes_in_use and any(isinstance(module, BatchTopK) for module in self.model.modules()):
-            target = self.config.l0_target
-        if target is None or not self.config.l0_targeting.trim:
-            return
-        seed = derive_seed(self.config.seed, "trimming")
-        trim(self.model, [x_BD for x_BD, _ in self._some_batches(self.source, ROWS, seed)], target)
 
     def _finish(self) -> None:
         """Bring the weights into the form to be used: averaged if they are, normalised as the architecture wants them."""

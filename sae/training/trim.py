@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sae.architecture import SAE
-from sae.components import BatchTopK
+from sae.components import LearntThreshold
 from sae.components.parameters import LatentBias, LatentThreshold
 
 ROWS = 32_768  # of the source; at an L0 of 4 the standard error of its mean is then about half a percent
@@ -26,10 +26,10 @@ def trim(model: SAE, batches: Sequence[Tensor], target: float) -> float:
     """Shift what decides whether a latent is active, alike for all latents, until the mean L0 is the target.
 
     Steering ends with an error of a few percent, since L0 is noisy and follows the coefficient slowly. Thresholds are
-    shifted where the model has some (as logarithms: a JumpReLU's, and that which BatchTopK learns), else the biases of
-    the pre-activations. The shift is found by bisection, and is as small as that error. A JumpReLU SAE whose penalty came
-    down to nothing while L0 was still below the target gets there in this way alone (from 38 to 64, its FVU fell from
-    0.016 to 0.002: benchmarks/l0_targeting.md).
+    shifted where the model has some (as logarithms: a JumpReLU's `LatentThreshold`, BatchTopK's `LearntThreshold`), else
+    the biases of the pre-activations. The shift is found by bisection, and is as small as that error. A JumpReLU SAE whose
+    penalty came down to nothing while L0 was still below the target gets there in this way alone (from 38 to 64, its FVU
+    fell from 0.016 to 0.002: benchmarks/l0_targeting.md).
 
     Args:
         model: in inference form; its thresholds or biases change.
@@ -41,11 +41,13 @@ def trim(model: SAE, batches: Sequence[Tensor], target: float) -> float:
         or no shift brings it there.
     """
     thresholds: list[Tensor] = [p for p in model.parameters() if isinstance(p, LatentThreshold)]
-    thresholds += [module.log_factor for module in model.modules() if isinstance(module, BatchTopK)]
+    thresholds += [module.log_factor for module in model.modules() if isinstance(module, LearntThreshold)]
     biases: list[Tensor] = [p for p in model.parameters() if isinstance(p, LatentBias)]
     moved, sign = (thresholds, -1.0) if thresholds else (biases, 1.0)
+    if not moved:
+        return 0.0
     start = _l0(model, batches)
-    if not moved or not LEAST * target <= start <= (1 + FURTHEST) * target or _near(start, target):
+    if not LEAST * target <= start <= (1 + FURTHEST) * target or _near(start, target):
         return 0.0
     kept = [p.detach().clone() for p in moved]
 

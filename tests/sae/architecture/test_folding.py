@@ -12,7 +12,7 @@ from torch import Tensor
 from sae.architecture import Architecture, load, save
 from sae.architecture.folding import fold
 from sae.architecture.normalizer import Normalizer
-from sae.components.nonlinearities import BatchTopK
+from sae.components import LearntThreshold
 from sae.components.parameters import (
     DataBias,
     DecoderRows,
@@ -36,9 +36,9 @@ def moved(case: Case) -> Architecture[Any]:
                 spread = 0.3 if isinstance(parameter, LatentThreshold) or parameter.ndim == 1 else 1.0
                 parameter.add_(spread * torch.randn(parameter.shape, generator=stream))
         for module in architecture.trainable.modules():
-            if isinstance(module, BatchTopK):
-                module.threshold_sum.fill_(0.4)
-                module.threshold_weight.fill_(0.8)
+            if isinstance(module, LearntThreshold):
+                module.sum.fill_(0.4)
+                module.weight.fill_(0.8)
     architecture.trainable.eval()
     return architecture
 

@@ -185,8 +185,8 @@ def test_behind_a_layer_norm_decoding_needs_the_input(tmp_path: Path) -> None:
 def test_threshold_of_batchtopk_is_saved_and_decides_in_use(tmp_path: Path) -> None:
     architecture = randomised(BatchTopKSAE)
     nonlinearity = architecture.core_model.encoder["nonlinearity"]
-    nonlinearity.threshold_sum.fill_(1.5)
-    nonlinearity.threshold_weight.fill_(0.5)
+    nonlinearity.threshold.sum.fill_(1.5)
+    nonlinearity.threshold.weight.fill_(0.5)
     sae = load(saved(tmp_path, architecture))
     codes_BF, preacts_BF = sae.encode(X_BD).dense(), architecture.core_model.encoder["encoder_pre"](X_BD)
     assert torch.equal(codes_BF, preacts_BF.where(preacts_BF > 3.0, 0))

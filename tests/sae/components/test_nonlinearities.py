@@ -72,31 +72,31 @@ def test_threshold_is_the_corrected_mean_of_the_smallest_that_were_kept() -> Non
         smallest.append(np.sort(np.maximum(preacts_BF.numpy().ravel(), 0))[-16])
     weights = decay ** np.arange(4, -1, -1)
     mean = float((weights * smallest).sum() / weights.sum())
-    assert float(module.threshold / module.log_factor.exp()) == pytest.approx(mean, rel=1e-5)
+    assert float(module.threshold.value / module.threshold.log_factor.exp()) == pytest.approx(mean, rel=1e-5)
 
 
 def test_threshold_rises_while_more_exceed_it_than_training_keeps() -> None:
     module = BatchTopK(1, decay=0.9)
     preacts_BF = torch.arange(1.0, 9.0)[None]
     module(preacts_BF, cache=Cache(0, 9))  # 8 is kept, so the threshold is 8, which none exceeds
-    assert float(module.log_factor) == 0
+    assert float(module.threshold.log_factor) == 0
     module(preacts_BF, cache=Cache(1, 9))
-    assert float(module.log_factor) == pytest.approx(0.1 * math.log(1 / 2))
+    assert float(module.threshold.log_factor) == pytest.approx(0.1 * math.log(1 / 2))
     module(preacts_BF + 1, cache=Cache(2, 9))  # now two exceed it, 8 and 9, and one is kept
-    assert float(module.log_factor) == pytest.approx(0.1 * (math.log(1 / 2) + math.log(3 / 2)), abs=1e-6)
+    assert float(module.threshold.log_factor) == pytest.approx(0.1 * (math.log(1 / 2) + math.log(3 / 2)), abs=1e-6)
 
 
 def test_threshold_is_zero_where_fewer_are_positive_than_may_be_kept() -> None:
     module = BatchTopK(4)
     module(torch.tensor([[1.0, 2.0, -1.0, -1.0, -1.0]]), cache=Cache(0, 1))
-    assert float(module.threshold) == 0
+    assert float(module.threshold.value) == 0
 
 
 def test_only_steps_of_training_move_the_threshold() -> None:
     module = BatchTopK(2)
     module(normal(8, 16))  # a look at the codes
     module.eval()(normal(8, 16), cache=Cache(3, 10))
-    assert float(module.threshold_weight) == 0
+    assert float(module.threshold.weight) == 0
 
 
 def test_in_use_a_token_does_not_depend_on_its_neighbours() -> None:
@@ -106,7 +106,7 @@ def test_in_use_a_token_does_not_depend_on_its_neighbours() -> None:
     preacts_BF = normal(10, 32, seed=1)
     codes_BF = module(preacts_BF).dense()
     assert torch.equal(codes_BF, torch.cat([module(row[None]).dense() for row in preacts_BF]))
-    assert torch.equal(codes_BF, preacts_BF * (preacts_BF > module.threshold))
+    assert torch.equal(codes_BF, preacts_BF * (preacts_BF > module.threshold.value))
 
 
 @pytest.mark.parametrize("k", [3.0, 8.0, 20.5])

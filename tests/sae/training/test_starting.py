@@ -211,3 +211,9 @@ def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
     other = Trainer(VanillaSAE(d_in=16, d_sae=31), SyntheticSource(), parsed)
     with pytest.raises(Failure, match="another model"):
         other.train()
+
+
+def test_state_of_a_run_behind_another_normaliser_is_refused(tmp_path: Path) -> None:
+    run(TopKSAE, tmp_path / "state", steps=10, normalize="layer_norm")
+    with pytest.raises(InputError, match=r"train\.normalize: .*normalised otherwise.*found affine, expected layer_norm"):
+        run(TopKSAE, None, steps=20, normalize="sqrt_d", start_from=str(tmp_path / "state"))

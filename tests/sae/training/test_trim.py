@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.architecture import Architecture
+from sae.architecture import SAE, Architecture, model_prop
 from sae.architectures.jumprelu import JumpReLUSAE
 from sae.architectures.topk import TopKSAE
 from sae.architectures.vanilla import VanillaSAE
+from sae.components import LearntThreshold
+from sae.config import SweepableConfig
+from sae.core import Cache, Module
 from sae.training.trim import trim
 
 
@@ -63,3 +66,27 @@ def test_what_no_shift_can_reach_stays_as_it_is() -> None:
 def test_a_model_at_its_target_is_not_touched() -> None:
     architecture, batches = untrained(TopKSAE)
     assert trim(architecture.core_model, batches, 4.0) == 0.0
+
+
+def test_a_learnt_threshold_of_anyones_nonlinearity_is_moved() -> None:
+    class Kept(Module):  # not one of ours
+        def __init__(self) -> None:
+            super().__init__()
+            self.mine = LearntThreshold()
+
+        def forward(self, preacts_BF: Tensor, *, cache: Cache) -> Tensor:
+            return preacts_BF * (preacts_BF > self.mine.value)
+
+    class Own(Architecture[SweepableConfig]):
+        @model_prop
+        def model(self) -> SAE:
+            return SAE(encoder_pre=self.init.encoder, nonlinearity=Kept(), decoder=self.init.decoder)
+
+    architecture, batches = untrained(Own)
+    nonlinearity = architecture.core_model.encoder["nonlinearity"]
+    nonlinearity.mine.sum.fill_(1.0)
+    nonlinearity.mine.weight.fill_(1.0)
+    target = 0.9 * mean_l0(architecture, batches)
+    assert trim(architecture.core_model, batches, target) < 0
+    assert mean_l0(architecture, batches) == pytest.approx(target, rel=2e-3)
+    assert float(nonlinearity.mine.value) > 1
