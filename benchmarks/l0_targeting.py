@@ -110,12 +110,11 @@ class StoreWorld(World):
 
     def held_out(self, trainer: Trainer) -> dict[str, float]:
         """Mean L0 of held-out tokens, and half the width of its 95 % interval, with documents as the units."""
-        store, hook_point = self._held_out.store, self._held_out.hook_point
-        special = torch.tensor(store.manifest.special_tokens)
+        store, hook_point = self._held_out.store, self._held_out.hook_points[0]
         document_parts, l0_parts = [], []
         for index in range(len(store.manifest.shards)):
-            shard = store.read_shard(index, [hook_point, "token", "document"])
-            kept_N = ~torch.isin(shard["token"], special)
+            shard = store.read_shard(index, [hook_point, "document"])
+            kept_N = shard["document"] >= 0
             x_ND = trainer.normalizer.normalize(shard[hook_point][kept_N].float())
             with torch.no_grad():
                 l0_parts += [trainer.model.encode(x_BD).l0_per_token().double() for x_BD in x_ND.split(4096)]

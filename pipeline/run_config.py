@@ -19,8 +19,10 @@ class RunConfig(SweepableConfig):
         default="auto", description="`auto` is CUDA where there is one, else the CPU."
     )
     threads: int = Field(default=2, gt=0, description="CPU threads; sums are taken in another order with another number.")
+    workers: int = Field(
+        default=1, gt=0, description="Processes that capture activations side by side; with several GPUs, one on each."
+    )
     log: list[Literal["dvclive"]] = Field(default=["dvclive"], description="Where training curves go.")
-
     grace: float = Field(default=10, gt=0, description="Seconds that training has to save its state once it is told to stop.")
 
     def torch_device(self) -> torch.device:

@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-from transformers.utils import logging as transformers_logging
-
+from pipeline.capturing import captures, helpers, helping, unless_orphaned
 from pipeline.progress import Progress
 from pipeline.stage import StageContext, run_stage
-from sae.activations.capture import ActivationsConfig, capture
-from sae.activations.model import load_model
-from sae.corpus.subject import SubjectConfig
-from sae.corpus.tokens import SPLITS, TokenSet
+from sae.activations.plan import plan
 
 
 def body(ctx: StageContext) -> str:
-    transformers_logging.disable_progress_bar()
-    config, subject = ctx.section("activations", ActivationsConfig), ctx.section("subject", SubjectConfig)
-    device = ctx.run.torch_device()
-    fingerprint = ctx.read_json("data/inputs/subject.json")
-    model = load_model(subject, fingerprint["revision"], device)
-    sets = {split: TokenSet.load(ctx.root / "data/tokens" / split) for split in SPLITS}
+    work = captures(ctx)
+    workers = ctx.run.workers
+    expected = plan(list(work.values()), workers)
+    print(f"activations: {expected}", flush=True)
+    expected.check(ctx.work)
+    with (
+        Progress("activations", expected.rows, "rows") as progress,
+        helpers(["pipeline.stages.activations"], workers),
+    ):
+        for capture in work.values():
+            if capture.finished:
+                progress(capture.layout.rows)
+            else:
+                capture.write_parts(progress)
+    manifests = {split: capture.finish() for split, capture in work.items()}
     unfinished = ctx.work / "activations"
-    rows = sum(int((~s.special_SC).sum()) if split == "train" else s.tokens_SC.numel() for split, s in sets.items())
-    manifests = {}
-    with Progress("activations", rows, "rows") as progress:
-        for split, tokens in sets.items():
-            inputs = {
-                "subject": fingerprint.get("sha256") or fingerprint["revision"],
-                "tokens": ctx.read_json(f"data/tokens/{split}/tokens.json")["sha256"],
-            }
-            manifests[split] = capture(model, tokens, config, unfinished / split, split=split, inputs=inputs, progress=progress)
     size = sum(f.stat().st_size for f in unfinished.rglob("*") if f.is_file())
     ctx.publish(unfinished, "data/activations")
     widths = ", ".join(f"{name} [{width}]" for name, width in manifests["train"].hook_points.items())
-    counts = ", ".join(f"{split} {m.rows:,} rows" for split, m in manifests.items())
-    return f"{widths}: {counts}, {size / 1e6:,.0f} MB, {rows / progress.seconds:,.0f} rows/s → data/activations"
+    counts = ", ".join(
+        f"{split} {m.rows:,} rows" + (f" ({m.left_out:,} outliers left out)" if m.left_out else "")
+        for split, m in manifests.items()
+    )
+    return f"{widths}: {counts}, {size / 1e6:,.0f} MB, {expected.rows / progress.seconds:,.0f} rows/s → data/activations"
+
+
+def help_out(ctx: StageContext) -> None:
+    """Capture parts for another process, until all are there."""
+    for capture in captures(ctx).values():
+        if not capture.finished:
+            capture.write_parts(unless_orphaned(lambda _: None))
 
 
 if __name__ == "__main__":
+    from pathlib import Path
+
+    from pipeline.exits import exit_status
+
+    if helping():
+        raise SystemExit(exit_status(lambda: help_out(StageContext("activations", Path.cwd()))))
     raise SystemExit(run_stage("activations", body))

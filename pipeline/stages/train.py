@@ -21,7 +21,7 @@ ROWS_MEASURED = 16_384  # of the training split, for the line that the stage pri
 
 def body(ctx: StageContext) -> str:
     sae_config, config = ctx.section("sae", SAEConfig), ctx.section("train", TrainConfig)
-    source = StoreSource(ctx.root / "data/activations/train", sae_config.hook_point)
+    source = StoreSource(ctx.root / "data/activations/train", sae_config.hook_points, sae_config.target_hook_points)
     architecture = sae_config.architecture_class()(
         sae_config.architecture_config(),
         d_in=sum(source.widths),
@@ -44,7 +44,7 @@ def body(ctx: StageContext) -> str:
             source,
             config,
             device=ctx.run.torch_device(),
-            held_out=StoreSource(ctx.root / "data/activations/held_out", sae_config.hook_point),
+            held_out=StoreSource(ctx.root / "data/activations/held_out", source.hook_points, source.target_hook_points),
             checkpoint=ctx.work / "checkpoint",
             log=log,
             progress=progress,

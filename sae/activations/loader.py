@@ -1,98 +1,188 @@
 """Batches from a store, in an order that is a function of seed and epoch.
 
-Needs neither the language model nor its libraries. Shapes: B tokens in a batch, D dimensions.
+Needs neither the language model nor its libraries. Shapes: B tokens in a batch, N rows of a shard, D dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from sae.activations.ahead import Ahead
+from sae.activations.encoding import SCALE, bits, decode
+from sae.activations.shards import OpenShard
 from sae.activations.store import Store
 from sae.config import InputError, generator
 
+Raw = dict[str, Tensor]  # stored columns by name, scales included
+
+
+@dataclass
+class _Piece:
+    """Rows of one shard, in the order in which they are served."""
+
+    shard: OpenShard
+    rows_N: NDArray[np.int64]
+
+    def take(self, count: int) -> _Piece:
+        """The first rows, which are then gone from here."""
+        taken, self.rows_N = self.rows_N[:count], self.rows_N[count:]
+        return _Piece(self.shard, taken)
+
 
 class StoreSource:
-    """A store as a source of training batches: one hook point, every row once an epoch, for ever.
+    """A store as a source of training batches: every row once an epoch, for ever.
 
     An epoch visits the shards in a random order and the rows of a shard in a random order; since rows were shuffled over
-    the whole split when the store was written, a batch is a fair sample of the split. Memory holds one shard. Rows of special
-    tokens, which a store of sequences keeps in place, are left out.
+    the whole split when the store was written, a batch is a fair sample of the split. A thread reads ahead; only the rows
+    of a few batches are in memory. Rows of special tokens, which a store of sequences keeps in place, are left out.
 
     Args:
         directory: of a store.
-        hook_point: which of its hook points; the only one if left out.
+        hook_points: which of its hook points stand side by side in an input, in this order; `*` as in
+            `Store.match_hook_points`. The first one if left out.
+        target_hook_points: the same for targets; the inputs if left out.
+        device: where batches are wanted. On CUDA they are copied there while the one before is used.
+        ahead: how many batches are read before they are asked for.
+
+    Raises:
+        InputError: no such store or hook point, or a store with nothing to learn from.
+        Failure: a damaged store.
     """
 
-    def __init__(self, directory: Path, hook_point: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        hook_points: str | Sequence[str] | None = None,
+        target_hook_points: str | Sequence[str] | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        ahead: int = 2,
+    ) -> None:
         self.store = Store(directory)
-        self.hook_point = next(iter(self.store.manifest.hook_points)) if hook_point is None else hook_point
-        self.store.check_hook_point(self.hook_point, "sae.hook_point")
+        self.device, self.ahead = torch.device(device), ahead
+        first = next(iter(self.store.manifest.hook_points))
+        self.hook_points = self.store.match_hook_points(_names(hook_points, [first]), "sae.hook_points")
+        targets = _names(target_hook_points, self.hook_points)
+        self.target_hook_points = self.store.match_hook_points(targets, "sae.target_hook_points")
         self._kept = [self._kept_rows(index) for index in range(len(self.store.manifest.shards))]
         if not self.rows:
             raise InputError("this store has no rows but those of special tokens", where=str(directory))
 
     @property
-    def hook_points(self) -> list[str]:
-        return [self.hook_point]
-
-    @property
     def widths(self) -> list[int]:
-        return [self.store.manifest.hook_points[self.hook_point]]
-
-    @property
-    def target_hook_points(self) -> list[str]:
-        return self.hook_points
+        return [self.store.manifest.hook_points[name] for name in self.hook_points]
 
     @property
     def target_widths(self) -> list[int]:
-        return self.widths
+        return [self.store.manifest.hook_points[name] for name in self.target_hook_points]
 
     @property
     def rows(self) -> int:
         """Rows of an epoch."""
-        return sum(len(kept_N) for kept_N in self._kept)
+        return sum(_count(kept) for kept in self._kept)
 
     def batches(self, batch_size: int, *, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of the same batch [B, D] in float32, as input and as target.
+        """Pairs of inputs and targets [B, D] in float32; one object where the targets are the inputs.
 
         A batch may begin in one epoch and end in the next, so that none is partial.
         """
-        parts: list[Tensor] = []
-        have = 0
-        for rows_ND in self._pieces(start * batch_size, seed):
-            while have + len(rows_ND) >= batch_size:
-                taken, rows_ND = rows_ND[: batch_size - have], rows_ND[batch_size - have :]
-                x_BD = torch.cat([*parts, taken]).float()
-                yield x_BD, x_BD
-                parts, have = [], 0
-            if len(rows_ND):
-                parts.append(rows_ND)
-                have += len(rows_ND)
+        raw: Iterator[Raw] = (
+            Ahead(self._raw(batch_size, seed, start), self.ahead) if self.ahead else self._raw(batch_size, seed, start)
+        )
+        if self.device.type == "cuda":
+            raw = _copied_ahead(raw, self.device)
+        for columns in raw:
+            x_BD = self._side_by_side(columns, self.hook_points)
+            same = self.target_hook_points == self.hook_points
+            yield x_BD, x_BD if same else self._side_by_side(columns, self.target_hook_points)
 
-    def _pieces(self, skip: int, seed: int) -> Iterator[Tensor]:
+    def _side_by_side(self, columns: Raw, names: Sequence[str]) -> Tensor:
+        parts = [decode(columns[name], columns.get(name + SCALE)).to(self.device).float() for name in names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _raw(self, batch_size: int, seed: int, start: int) -> Iterator[Raw]:
+        """Batches as they are stored, from number `start` on."""
+        parts: list[_Piece] = []
+        have = 0
+        for piece in self._pieces(start * batch_size, seed):
+            while have + len(piece.rows_N) >= batch_size:
+                yield self._gather([*parts, piece.take(batch_size - have)], batch_size)
+                parts, have = [], 0
+            if len(piece.rows_N):
+                parts.append(piece)
+                have += len(piece.rows_N)
+
+    def _gather(self, pieces: list[_Piece], batch_size: int) -> Raw:
+        """The rows of a batch, copied out of the shards. NumPy does so in one thread and without Python's lock."""
+        columns: Raw = {}
+        for name, sample in pieces[0].shard.stored.items():
+            column = torch.empty(batch_size, *sample.shape[1:], dtype=sample.dtype, pin_memory=self.device.type == "cuda")
+            into, done = bits(column).numpy(), 0
+            for piece in pieces:
+                count = len(piece.rows_N)
+                # "clip" checks no bounds one by one; the rows are numbers of this shard's.
+                np.take(bits(piece.shard.stored[name]).numpy(), piece.rows_N, axis=0, out=into[done : done + count], mode="clip")
+                done += count
+            columns[name] = column
+        return columns
+
+    def _pieces(self, skip: int, seed: int) -> Iterator[_Piece]:
         """The rows from number `skip` of the endless order on, a shard at a time."""
+        names = list(dict.fromkeys([*self.hook_points, *self.target_hook_points]))
         epoch, skip = divmod(skip, self.rows)
         while True:
             order = torch.randperm(len(self._kept), generator=generator(seed, "loader", f"epoch {epoch}"))
             for index in order.tolist():
-                kept_N = self._kept[index]
-                if skip >= len(kept_N):
-                    skip -= len(kept_N)
+                kept = self._kept[index]
+                if skip >= _count(kept):
+                    skip -= _count(kept)
                     continue
                 stream = generator(seed, "loader", f"epoch {epoch}", f"shard {index}")
-                chosen = kept_N[torch.randperm(len(kept_N), generator=stream)[skip:]]
-                yield self.store.read_shard(index, [self.hook_point])[self.hook_point][chosen]
+                chosen_N = torch.randperm(_count(kept), generator=stream)[skip:]
+                rows_N = chosen_N if isinstance(kept, int) else kept[chosen_N]
+                yield _Piece(self.store.open_shard(index, names), rows_N.numpy())
                 skip = 0
             epoch += 1
 
-    def _kept_rows(self, index: int) -> Tensor:
-        """Numbers of the rows of a shard that are served: all but those of special tokens."""
-        special = self.store.manifest.special_tokens
-        if not special:
-            return torch.arange(self.store.manifest.shards[index].rows)
-        token_N = self.store.read_shard(index, ["token"])["token"]
-        return torch.isin(token_N, torch.tensor(special, dtype=token_N.dtype), invert=True).nonzero().squeeze(-1)
+    def _kept_rows(self, index: int) -> Tensor | int:
+        """Numbers of the rows of a shard that are served: all but those of special tokens. Only how many, if that is all."""
+        if self.store.manifest.context is None:
+            return self.store.manifest.shards[index].rows
+        return (self.store.read_shard(index, ["document"])["document"] >= 0).nonzero().squeeze(-1)
+
+
+def _copied_ahead(batches: Iterator[Raw], device: torch.device) -> Iterator[Raw]:
+    """The same batches on a CUDA device; the next one is copied, on a stream of its own, while one is used."""
+    copying = torch.cuda.Stream(device)
+
+    def copied() -> Raw:
+        columns = next(batches)
+        with torch.cuda.stream(copying):
+            return {name: column.to(device, non_blocking=True) for name, column in columns.items()}
+
+    coming = copied()
+    while True:
+        using = torch.cuda.current_stream(device)
+        using.wait_stream(copying)
+        ready = coming
+        for column in ready.values():
+            column.record_stream(using)  # lest its memory be given to the next copy while it is still read
+        coming = copied()
+        yield ready
+
+
+def _names(given: str | Sequence[str] | None, default: Sequence[str]) -> Sequence[str]:
+    if given is None:
+        return default
+    return [given] if isinstance(given, str) else given
+
+
+def _count(kept: Tensor | int) -> int:
+    return kept if isinstance(kept, int) else len(kept)

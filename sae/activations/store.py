@@ -1,30 +1,27 @@
 """The activation store: a directory per split, with shards of rows and a manifest. Needs no language model to be read.
 
-A row is one token's activations at every hook point. A shard is a safetensors file with one tensor [rows, D] for each hook
-point, and `document`, `position` and `token` [rows] that tell where each row came from.
+A row is one token's activations at every hook point. A shard is a safetensors or Parquet file with one column [rows, D]
+for each hook point (and, where activations are kept in 8 bits, a column of scales), and `document`, `position` and `token`
+[rows] that tell where each row came from; `document` is -1 for special tokens, which only stores in sequence keep.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae.activations.permutation import Permutation
-from sae.activations.shards import ShardFile, file_sha256
+from sae.activations.files import file_sha256, read_columns, replace_file
+from sae.activations.shards import OpenShard
 from sae.config import Failure, InputError, nearest_name
 
-SCHEMA = 1
-ORIGIN = ("document", "position", "token")
+SCHEMA = 2
+MANIFEST = "manifest.json"
 STATISTICS = "statistics.safetensors"
 
 
@@ -34,7 +31,17 @@ class Shard:
 
     file: str
     rows: int
+    bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Euclidean norms of a hook point's activations over the whole split."""
+
+    mean: float
+    rms: float
+    max: float
 
 
 @dataclass(frozen=True)
@@ -44,220 +51,131 @@ class Manifest:
     Attributes:
         split: `train` or `held_out`.
         hook_points: width of each, by name.
-        dtype: of the activations.
+        dtype: of the activations: float32, float16, bfloat16, int8 or float8.
+        format: of the shards: safetensors or parquet.
         rows: number of them.
+        left_out: rows that a filter dropped.
         shuffle_seed: seed of the shuffle over the whole split, or None where rows stay in sequence.
         context: length of the sequences where rows stay in sequence, else None.
-        mean_norm: mean Euclidean norm by hook point.
+        norms: by hook point.
         inputs: hashes of all that went in.
-        special_tokens: ids of tokens whose rows are kept in place in sequences and are no activations to learn from.
+        about: the settings of the capture, for who wants to know.
     """
 
     split: str
     hook_points: dict[str, int]
     dtype: str
+    format: str
     rows: int
+    left_out: int
     shuffle_seed: int | None
     context: int | None
-    mean_norm: dict[str, float]
+    norms: dict[str, Norms]
     shards: list[Shard]
     inputs: dict[str, str]
-    special_tokens: list[int] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
+    def save(self, directory: Path) -> None:
+        """Write it into a store's directory."""
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        replace_file(directory / MANIFEST, lambda fresh: fresh.write_text(text), len(text))
 
-class StoreWriter:
-    """Writes a store in a working folder; rows come in any order, each to the place that its number gives.
-
-    Shards are laid out at their full size at once and filled in place, so that nothing is copied or sorted again and
-    memory stays bounded by the batch. Rows that are written twice get the same bytes twice, so a writer that was
-    killed begins again at the last `checkpoint`.
-
-    Args:
-        directory: working folder; it becomes the store when `finish` returns.
-        split: `train` or `held_out`.
-        hook_points: width of each, by name.
-        rows: number of rows that will come.
-        dtype: to store activations in.
-        shard_bytes: about how large a shard may be.
-        shuffle_seed: shuffle rows over the whole split; None keeps them in sequence.
-        context: length of the sequences, where they are kept.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        split: str,
-        hook_points: dict[str, int],
-        rows: int,
-        dtype: torch.dtype,
-        shard_bytes: int,
-        shuffle_seed: int | None = None,
-        context: int | None = None,
-    ) -> None:
-        self.directory, self.split, self.hook_points = directory, split, hook_points
-        self.rows, self.dtype, self.shuffle_seed, self.context = rows, dtype, shuffle_seed, context
-        self._place = None if shuffle_seed is None else Permutation(rows, shuffle_seed, "activations", split)
-        self._sums = {name: torch.zeros(width, dtype=torch.float64) for name, width in hook_points.items()}
-        self._norms = dict.fromkeys(hook_points, 0.0)
-        directory.mkdir(parents=True, exist_ok=True)
-        row_bytes = sum(hook_points.values()) * dtype.itemsize + 12
-        count = max(1, -(-rows * row_bytes // shard_bytes))
-        self._shard_rows = -(-rows // count)
-        columns: dict[str, tuple[torch.dtype, int | None]] = {name: (dtype, width) for name, width in hook_points.items()}
-        columns |= {name: (torch.int32, None) for name in ORIGIN}
-        self._shards = [
-            ShardFile(directory / f"shard-{i:05d}.safetensors", columns, min(self._shard_rows, rows - i * self._shard_rows))
-            for i in range(-(-rows // self._shard_rows))
-        ]
-
-    def resume(self) -> int:
-        """Units of work that an earlier writer in this folder had finished; 0 for a fresh one."""
-        path = self.directory / "progress.json"
-        if not path.exists():
-            return 0
-        progress = json.loads(path.read_text())
-        self._sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in progress["sums"].items()}
-        self._norms = progress["norms"]
-        done: int = progress["done"]
-        return done
-
-    def write(self, first_row: int, activations: dict[str, Tensor], origin: dict[str, Tensor]) -> None:
-        """Write consecutive rows.
-
-        Args:
-            first_row: number of the first one.
-            activations: [n, D] by hook point.
-            origin: `document`, `position` and `token`, [n] each.
+    @classmethod
+    def load(cls, directory: Path) -> Manifest:
+        """Read it.
 
         Raises:
-            Failure: an activation is not finite in the stored data type.
+            InputError: there is none, or one of another schema.
+            Failure: it is damaged.
         """
-        count = len(origin["token"])
-        numbers = np.arange(first_row, first_row + count, dtype=np.int64)
-        places = numbers if self._place is None else self._place(numbers)
-        columns: dict[str, Tensor] = {name: origin[name].to(torch.int32) for name in ORIGIN}
-        for name, x in activations.items():
-            stored = x.to(self.dtype).cpu()  # sums are in float64, which not every device has
-            if not torch.isfinite(stored).all():
-                raise Failure(
-                    f"activations overflow {self.dtype} or are not finite",
-                    where=name,
-                    expected="activations.dtype: bfloat16 or float32",
-                )
-            columns[name] = stored
-            self._sums[name] += stored.double().sum(0)
-            self._norms[name] += float(torch.linalg.vector_norm(stored.double(), dim=-1).sum())
-        shard_of, slot = places // self._shard_rows, places % self._shard_rows
-        for index in np.unique(shard_of):
-            chosen = np.flatnonzero(shard_of == index)
-            self._shards[index].write(slot[chosen], {name: column[torch.from_numpy(chosen)] for name, column in columns.items()})
-
-    def checkpoint(self, done: int) -> None:
-        """Make what was written so far safe, and remember that `done` units of work are finished."""
-        for shard in self._shards:
-            shard.flush()
-        sums = {name: total.tolist() for name, total in self._sums.items()}  # repr keeps a float64 whole
-        progress = {"done": done, "sums": sums, "norms": self._norms}
-        _replace(self.directory / "progress.json", lambda path: path.write_text(json.dumps(progress)))
-
-    def finish(self, inputs: dict[str, str], special_tokens: Sequence[int] = ()) -> Manifest:
-        """Close the shards, add statistics and manifest, and drop what only resuming needed."""
-        shards = []
-        for shard in self._shards:
-            path = shard.close()
-            shards.append(Shard(path.name, shard.rows, file_sha256(path)))
-        save_file(
-            {f"{name}/mean": (total / self.rows).float() for name, total in self._sums.items()}, self.directory / STATISTICS
-        )
-        manifest = Manifest(
-            split=self.split,
-            hook_points=self.hook_points,
-            dtype=str(self.dtype).removeprefix("torch."),
-            rows=self.rows,
-            shuffle_seed=self.shuffle_seed,
-            context=self.context,
-            mean_norm={name: total / self.rows for name, total in self._norms.items()},
-            shards=shards,
-            inputs=inputs,
-            special_tokens=list(special_tokens),
-        )
-        _replace(self.directory / "manifest.json", lambda path: path.write_text(json.dumps(asdict(manifest), indent=2) + "\n"))
-        (self.directory / "progress.json").unlink(missing_ok=True)
-        return manifest
+        path = directory / MANIFEST
+        try:
+            data: dict[str, Any] = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise InputError("this directory holds no activation store", where=str(directory), expected=MANIFEST) from None
+        except ValueError as error:
+            raise Failure(f"the manifest is damaged: {error}", where=str(path)) from None
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            found = data.get("schema") if isinstance(data, dict) else data
+            raise InputError("this store has another schema; capture it again", where=str(path), found=found, expected=SCHEMA)
+        try:
+            shards = [Shard(**shard) for shard in data["shards"]]
+            norms = {name: Norms(**norm) for name, norm in data["norms"].items()}
+            return cls(**data | {"shards": shards, "norms": norms})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Failure(f"the manifest is damaged: {error}", where=str(path)) from None
 
 
 class Store:
-    """A finished store, for reading. Shards are mapped, so that opening one costs nothing.
+    """A finished store, for reading. Opening it reads the manifest and looks at the files' sizes.
 
     Raises:
         InputError: the directory holds no store, or one of another schema.
-        Failure: the manifest is damaged, or a shard is missing.
+        Failure: the manifest is damaged, or a shard is missing or cut off.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        path = directory / "manifest.json"
-        try:
-            data: dict[str, Any] = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise InputError("this directory holds no activation store", where=str(directory), expected="manifest.json") from None
-        except json.JSONDecodeError as error:
-            raise Failure(f"the manifest is damaged: {error}", where=str(path)) from None
-        if data.get("schema") != SCHEMA:
-            raise InputError("this store has another schema", where=str(path), found=data.get("schema"), expected=SCHEMA)
-        try:
-            self.manifest = Manifest(**data | {"shards": [Shard(**shard) for shard in data["shards"]]})
-        except (KeyError, TypeError) as error:
-            raise Failure(f"the manifest is damaged: {error}", where=str(path)) from None
+        self.manifest = Manifest.load(directory)
         for shard in self.manifest.shards:
-            if not (directory / shard.file).exists():
-                raise Failure("a shard of this store is missing", where=str(directory / shard.file))
+            path = directory / shard.file
+            if not path.exists():
+                raise Failure("a shard of this store is missing", where=str(path))
+            if (size := path.stat().st_size) != shard.bytes:
+                raise Failure("this shard is damaged: it has another size", where=str(path), found=size, expected=shard.bytes)
 
-    def read_shard(self, index: int, names: list[str]) -> dict[str, Tensor]:
-        """Columns of one shard, mapped from disk. Names are hook points, or `document`, `position`, `token`."""
-        path = self.directory / self.manifest.shards[index].file
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in names}
-        except (SafetensorError, OSError) as error:
-            raise Failure(f"this shard is damaged: {error}", where=str(path)) from None
+    def open_shard(self, index: int, names: Sequence[str]) -> OpenShard:
+        """Columns of one shard. Names are hook points, or `document`, `position`, `token`."""
+        return OpenShard(self.directory / self.manifest.shards[index].file, self.manifest.dtype, names)
+
+    def read_shard(self, index: int, names: Sequence[str]) -> dict[str, Tensor]:
+        """The same columns, decoded: of safetensors in floating point they stay on the disk until they are used."""
+        shard = self.open_shard(index, names)
+        return {name: shard.column(name) for name in names}
 
     def mean(self, hook_point: str) -> Tensor:
         """Mean activation [D] of the split."""
+        return self._statistic(hook_point, "mean")
+
+    def geometric_median(self, hook_point: str) -> Tensor:
+        """Geometric median [D] of up to 8,192 rows, in equal distances over the split."""
+        return self._statistic(hook_point, "geometric_median")
+
+    def _statistic(self, hook_point: str, name: str) -> Tensor:
         path = self.directory / STATISTICS
         try:
-            mean_D: Tensor = load_file(path)[f"{hook_point}/mean"]
-        except (SafetensorError, OSError) as error:
-            raise Failure(f"the statistics of this store are missing or damaged: {error}", where=str(path)) from None
-        return mean_D
+            return read_columns(path)[f"{hook_point}/{name}"]
+        except (Failure, KeyError) as error:
+            raise Failure("the statistics of this store are missing or damaged", where=str(path), found=str(error)) from None
 
-    def check_hook_point(self, hook_point: str, where: str) -> None:
-        """Refuse a hook point that the store does not hold.
+    def match_hook_points(self, patterns: Sequence[str], where: str) -> list[str]:
+        """The store's hook points of these names; `*` stands for any part of a name between two dots.
 
         Raises:
-            InputError: naming the nearest.
+            InputError: a name or pattern fits none; the nearest is named.
         """
         known = self.manifest.hook_points
-        if hook_point not in known:
-            raise InputError(
-                "the store has no such hook point",
-                where=where,
-                found=hook_point,
-                expected=", ".join(known),
-                nearest=nearest_name(hook_point, known),
-            )
+        found: dict[str, None] = {}
+        for pattern in patterns:
+            fitting = [name for name in known if fits(pattern, name)]
+            if not fitting:
+                raise InputError(
+                    "the store has no such hook point",
+                    where=where,
+                    found=pattern,
+                    expected=", ".join(known),
+                    nearest=nearest_name(pattern, known),
+                )
+            found |= dict.fromkeys(fitting)
+        return list(found)
 
     def damaged_shards(self) -> list[str]:
         """Files whose checksum is not the manifest's. Reads everything."""
         return [s.file for s in self.manifest.shards if file_sha256(self.directory / s.file) != s.sha256]
 
 
-def _replace(path: Path, write: Any) -> None:
-    """Write a file under another name, sync it, and rename it into place."""
-    fresh = path.with_name(path.name + ".new")
-    write(fresh)
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.rename(path)
+def fits(pattern: str, name: str) -> bool:
+    """Whether a dotted name fits a pattern part by part: in each, `*`, `?` and `[…]` are as in file names."""
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))

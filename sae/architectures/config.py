@@ -26,7 +26,14 @@ class SAEConfig(SweepableConfig):
     """Which SAE. Only the section of the chosen architecture is read."""
 
     architecture: str = Field(default="topk", description="A shipped one by name, or your own as `package.module:Class`.")
-    hook_point: str | None = Field(default=None, description="Which of the captured hook points; the first if left out.")
+    hook_points: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="Which of the captured hook points are the input, side by side; `*` as there. The first if left out.",
+    )
+    target_hook_points: list[str] | None = Field(
+        default=None, min_length=1, description="Which are reconstructed, as in a transcoder; the input's if left out."
+    )
     expansion: float = Field(default=8, gt=0, description="Latents for each dimension of the activations.")
     d_sae: int | None = Field(default=None, gt=0, description="Number of latents, in place of the expansion.")
     topk: TopKConfig = TopKConfig()

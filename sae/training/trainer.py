@@ -21,13 +21,14 @@ from sae.components import LearntThreshold, training_hooks
 from sae.components.parameters import FeatureParameter
 from sae.config import Failure, InputError, derive_seed, seeded_global_rng
 from sae.core import Cache
+from sae.statistics import geometric_median
 from sae.training.auxk import auxk_loss
 from sae.training.averaging import WeightAverage
 from sae.training.config import TrainConfig
 from sae.training.early_stopping import EarlyStopping
 from sae.training.figures import batch_figures, measure
 from sae.training.l0_targeting import L0Controller
-from sae.training.normalize import center, fit_normalizer, geometric_median, sample
+from sae.training.normalize import center, fit_normalizer, sample
 from sae.training.optimizers import build_optimizer, set_lr, training_form
 from sae.training.resampling import Resampler, find_tracker, need_tracker
 from sae.training.schedule import Schedule, in_steps, resample_steps

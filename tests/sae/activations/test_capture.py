@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.activations.capture import ActivationsConfig, capture
-from sae.activations.store import Store, StoreWriter
-from sae.config import InputError, parse_config
+from sae.activations.capture import ActivationsConfig, Capture, capture
+from sae.activations.layout import Layout
+from sae.activations.parts import PartBuilder
+from sae.activations.store import Store
+from sae.config import Failure, InputError, parse_config
 from sae.corpus.tokens import TokenSet
 from tests.sae.language_model import BOS, EOS, UNK, random_tokens, tiny_llama
 
@@ -138,12 +140,20 @@ def kill_after(batches: int) -> Callable[[int], None]:
     return progress
 
 
-@pytest.mark.parametrize("split", ["train", "held_out"])
-@pytest.mark.parametrize("batches", [1, 65, 100])
-def test_capture_that_was_killed_goes_on_to_the_same_bytes(split: str, batches: int, tmp_path: Path) -> None:
+def many_tokens() -> TokenSet:
     many = tokens()
     for name in ("tokens_SC", "document_SC", "position_SC"):
-        setattr(many, name, getattr(many, name).repeat(10, 1))  # 230 sequences: 115 batches, a checkpoint after 64
+        setattr(many, name, getattr(many, name).repeat(10, 1))
+    return many
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+@pytest.mark.parametrize("batches", [1, 40, 65, 100])
+def test_capture_that_was_killed_goes_on_to_the_same_bytes(
+    split: str, batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Layout, "shard_rows", 500)  # 230 sequences of 9: four or five parts of 28 batches
+    many = many_tokens()
     options: dict[str, Any] = {"config": config(batch_size=2), "split": split, "inputs": {"tokens": "abc"}}
     capture(MODEL, many, directory=tmp_path / "whole", **options)
     with pytest.raises(Killed):
@@ -151,20 +161,110 @@ def test_capture_that_was_killed_goes_on_to_the_same_bytes(split: str, batches: 
     resumed: list[int] = []
     capture(MODEL, many, directory=tmp_path / "killed", progress=resumed.append, **options)
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
-    assert (resumed[0] > 0) == (batches > 64)
+    assert (resumed[0] > 20) == (batches >= 40)  # a whole part was there already
     assert sum(resumed) == Store(tmp_path / "whole").manifest.rows
 
 
 def test_finished_split_is_not_captured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captured(tmp_path)
     before = digests(tmp_path)
-    (tmp_path / "progress.json").write_text("{}")  # killed between its last two steps
+    (tmp_path / ".parts").mkdir()  # killed between its last two steps
 
     def write(*_: object, **__: object) -> None:
         raise AssertionError("a row was written again")
 
-    monkeypatch.setattr(StoreWriter, "write", write)
+    monkeypatch.setattr(PartBuilder, "write", write)
     counted: list[int] = []
     manifest = capture(MODEL, tokens(), config(), tmp_path, split="train", inputs={"tokens": "abc"}, progress=counted.append)
     assert digests(tmp_path) == before
     assert counted == [manifest.rows]
+
+
+# Which hook points, which rows
+
+
+def test_a_pattern_means_every_module_that_fits_in_the_models_order(tmp_path: Path) -> None:
+    rows = captured(tmp_path, "held_out", hook_points=["model.layers.*.mlp.input", "model.layers.[02]"])
+    names = [f"model.layers.{i}.mlp.input" for i in range(3)] + ["model.layers.0", "model.layers.2"]
+    assert list(rows)[:5] == names
+    alone = captured(tmp_path / "alone", "held_out", hook_points=["model.layers.1.mlp.input"])
+    assert torch.equal(rows["model.layers.1.mlp.input"], alone["model.layers.1.mlp.input"])
+
+
+def test_pattern_that_fits_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"activations\.hook_points: .*found model\.blocks\.\*.*model\.layers\.2"):
+        captured(tmp_path, hook_points=["model.blocks.*"])
+
+
+def test_outliers_are_left_out_of_training_and_counted(tmp_path: Path) -> None:
+    whole = captured(tmp_path / "whole")
+    norms = {name: torch.linalg.vector_norm(whole[name], dim=1) for name in POINTS}
+    kept = torch.stack([norms[name] <= 1.2 * norms[name].median() for name in POINTS]).all(0)
+    assert 0 < int(kept.sum()) < len(kept)
+    rows = captured(tmp_path / "less", outlier_norm=1.2)  # all sequences are among those that the median is taken from
+    manifest = Store(tmp_path / "less").manifest
+    assert (manifest.rows, manifest.left_out) == (int(kept.sum()), int((~kept).sum()))
+    assert torch.equal(rows["token"], whole["token"][kept])
+    assert torch.equal(rows[POINTS[0]], whole[POINTS[0]][kept])
+    assert manifest.about["largest_norms"] == pytest.approx({name: 1.2 * float(norms[name].median()) for name in POINTS})
+
+
+def test_outliers_stay_in_held_out_sequences(tmp_path: Path) -> None:
+    captured(tmp_path, "held_out", outlier_norm=1.2)
+    assert Store(tmp_path).manifest.rows == S * C
+
+
+def test_autocast_runs_the_model_in_mixed_precision(tmp_path: Path) -> None:
+    exact, mixed = captured(tmp_path / "exact", "held_out"), captured(tmp_path / "mixed", "held_out", autocast="bfloat16")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = MODEL(input_ids=tokens().tokens_SC[:4], output_hidden_states=True).hidden_states[1]
+    x = mixed["model.layers.0"].view(S, C, -1)[:4]
+    torch.testing.assert_close(x, expected.float(), rtol=1e-2, atol=1e-2)
+    assert not torch.equal(exact["model.layers.0"], mixed["model.layers.0"])
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("more", [{}, {"outlier_norm": 1.2}, {"dtype": "int8"}], ids=str)
+def test_workers_that_share_the_parts_make_the_store_of_one(
+    workers: int, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Layout, "shard_rows", 300)
+    options: dict[str, Any] = {"split": "train", "inputs": {"tokens": "abc"}}
+    capture(MODEL, many_tokens(), config(**more), tmp_path / "one", **options)
+    made = [Capture(MODEL, many_tokens(), config(**more), tmp_path / "several", **options) for _ in range(workers)]
+    assert made[0].writer.count > workers
+    for index in reversed(range(workers)):
+        made[index].write_parts(share=(index, workers))
+    made[0].finish()
+    assert digests(tmp_path / "several") == digests(tmp_path / "one")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"format": "parquet", "dtype": "bfloat16"}, r"Parquet has no bfloat16"),
+        ({"format": "parquet", "dtype": "float8"}, r"Parquet has no float8"),
+        ({"store": "stream", "outlier_norm": 5.0}, r"a stream can't leave rows out"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        config(**more)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), None])
+def test_running_out_of_memory_names_the_setting_to_lower(error: Exception | None, tmp_path: Path) -> None:
+    def too_large(*_: object) -> None:
+        if error is not None:
+            raise error
+        torch.empty(2**62, dtype=torch.uint8)  # more than any machine has
+
+    handle = MODEL.model.layers[0].register_forward_pre_hook(too_large)
+    try:
+        with pytest.raises(Failure, match=r"activations\.batch_size: out of memory: .*expected a smaller one"):
+            captured(tmp_path)
+    finally:
+        handle.remove()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,23 +14,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae.activations.loader import StoreSource
-from sae.activations.store import ORIGIN, StoreWriter
+from sae.activations.store import Store
 from sae.config import InputError
+from tests.sae.activations.stores import contents, written
 
 ROWS = 47
+SHAPE: dict[str, Any] = {"rows": ROWS, "hook_points": {"a": 2, "b": 3, "c": 1}, "dtype": "float16", "part_rows": 20}
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of several shards. Row i is (i, -i) at hook point `a`, and (i, i, i) at `b`."""
-    folder = tmp_path_factory.mktemp("store")
-    writer = StoreWriter(
-        folder, split="train", hook_points={"a": 2, "b": 3}, rows=ROWS, dtype=torch.float16, shard_bytes=250, shuffle_seed=1
-    )
+def columns_of(document: Tensor | None = None) -> dict[str, Tensor]:
+    """Row i is (i, -i) at hook point `a`, (i, i, i) at `b`, 2 i at `c`."""
     number = torch.arange(ROWS)
-    values = number[:, None].half()
-    writer.write(0, {"a": torch.cat([values, -values], 1), "b": values.expand(-1, 3)}, dict.fromkeys(ORIGIN, number))
-    writer.finish({})
+    values = number[:, None].float()
+    columns = {"a": torch.cat([values, -values], 1), "b": values.expand(-1, 3), "c": 2 * values}
+    return columns | {"document": number if document is None else document, "position": number, "token": number}
+
+
+@pytest.fixture(scope="module", params=["safetensors", "parquet"])
+def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of several shards."""
+    folder = tmp_path_factory.mktemp("store")
+    written(folder, columns_of(), shard_bytes=250, shuffle_seed=1, format=request.param, **SHAPE)
     return folder
 
 
@@ -85,28 +91,58 @@ def test_source_says_what_it_holds(directory: Path) -> None:
     source = StoreSource(directory, "b")
     assert (source.hook_points, source.widths, source.rows) == (["b"], [3], ROWS)
     assert (source.target_hook_points, source.target_widths) == (["b"], [3])
-    assert StoreSource(directory).hook_point == "a"
+    assert StoreSource(directory).hook_points == ["a"]
 
 
 def test_target_is_the_input_itself(directory: Path) -> None:
     assert all(x_BD is y_BD for x_BD, y_BD in islice(StoreSource(directory, "a").batches(10, seed=0), 12))
 
 
-def with_special_tokens(folder: Path, special: list[int]) -> StoreSource:
-    """The same rows with token numbers 0, 1, 2, 3, 4, 0, 1, … of which some are special."""
-    writer = StoreWriter(
-        folder, split="held_out", hook_points={"a": 2}, rows=ROWS, dtype=torch.float16, shard_bytes=250, context=47
-    )
-    number = torch.arange(ROWS)
-    origin = dict.fromkeys(ORIGIN, number) | {"token": number % 5}
-    writer.write(0, {"a": number[:, None].half().expand(-1, 2)}, origin)
-    writer.finish({}, special)
+@pytest.mark.parametrize("ahead", [0, 1, 5])
+def test_reading_ahead_changes_nothing(directory: Path, ahead: int) -> None:
+    batches = islice(StoreSource(directory, "a", ahead=ahead).batches(7, seed=2, start=3), 20)
+    assert numbers([x_BD for x_BD, _ in batches]) == numbers(take(directory, 20, 7, 2, 3))
+
+
+def test_several_hook_points_stand_side_by_side_and_in_the_order_asked_for(directory: Path) -> None:
+    source = StoreSource(directory, ["b", "a"])
+    assert (source.hook_points, source.widths) == (["b", "a"], [3, 2])
+    for x_BD, y_BD in islice(source.batches(10, seed=0), 6):
+        assert x_BD is y_BD
+        i_B = x_BD[:, 0]
+        assert torch.equal(x_BD, torch.stack([i_B, i_B, i_B, i_B, -i_B], 1))
+
+
+def test_targets_of_other_hook_points_are_of_the_same_rows(directory: Path) -> None:
+    source = StoreSource(directory, "a", ["c", "b"])
+    assert (source.target_hook_points, source.target_widths, source.widths) == (["c", "b"], [1, 3], [2])
+    for x_BD, y_BD in islice(source.batches(10, seed=0), 6):
+        i_B = x_BD[:, 0]
+        assert torch.equal(y_BD, torch.stack([2 * i_B, i_B, i_B, i_B], 1))
+
+
+def test_a_pattern_takes_all_that_fit(directory: Path) -> None:
+    assert StoreSource(directory, "[ac]").hook_points == ["a", "c"]
+
+
+def test_rows_in_eight_bits_come_as_floating_point(tmp_path: Path) -> None:
+    written(tmp_path, columns_of(), shard_bytes=200, **SHAPE | {"dtype": "int8"})
+    x_BD = torch.cat(take(tmp_path, 1, ROWS))
+    assert x_BD.dtype == torch.float32
+    wanted = contents(Store(tmp_path))["a"]
+    assert torch.equal(x_BD[x_BD[:, 0].argsort()], wanted[wanted[:, 0].argsort()])
+
+
+def with_special_tokens(folder: Path, special: Callable[[int], bool]) -> StoreSource:
+    """The same rows in sequence, those of some numbers being of special tokens."""
+    document = torch.tensor([-1 if special(i) else i for i in range(ROWS)])
+    written(folder, columns_of(document), shuffle_seed=None, context=47, shard_bytes=250, **SHAPE)
     return StoreSource(folder)
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 13])
 def test_rows_of_special_tokens_are_not_served(start: int, tmp_path: Path) -> None:
-    source = with_special_tokens(tmp_path, [0, 3])
+    source = with_special_tokens(tmp_path, lambda i: i % 5 in (0, 3))
     wanted = [i for i in range(ROWS) if i % 5 not in (0, 3)]
     assert source.rows == len(wanted) == 28
     order = numbers([x_BD for x_BD, _ in islice(source.batches(4, seed=0), 14)])  # two epochs of 28 rows
@@ -116,20 +152,19 @@ def test_rows_of_special_tokens_are_not_served(start: int, tmp_path: Path) -> No
 
 
 def test_shard_of_special_tokens_alone_is_passed_over(tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path, split="held_out", hook_points={"a": 2}, rows=ROWS, dtype=torch.float16, shard_bytes=250)
-    number = torch.arange(ROWS)
-    special = (number >= 10).int()  # all but the first ten rows
-    writer.write(0, {"a": number[:, None].half().expand(-1, 2)}, dict.fromkeys(ORIGIN, number) | {"token": special})
-    writer.finish({}, [1])
-    order = numbers([x_BD for x_BD, _ in islice(StoreSource(tmp_path).batches(5, seed=0), 4)])
+    source = with_special_tokens(tmp_path, lambda i: i >= 10)
+    assert len(source.store.manifest.shards) > 3
+    order = numbers([x_BD for x_BD, _ in islice(source.batches(5, seed=0), 4)])
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
 
 
 def test_store_of_nothing_but_special_tokens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no rows but those of special tokens"):
-        with_special_tokens(tmp_path, [0, 1, 2, 3, 4])
+        with_special_tokens(tmp_path, lambda _: True)
 
 
 def test_unknown_hook_point_is_refused(directory: Path) -> None:
-    with pytest.raises(InputError, match=r"sae\.hook_point: .*expected a, b"):
-        StoreSource(directory, "c")
+    with pytest.raises(InputError, match=r"sae\.hook_points: .*expected a, b, c"):
+        StoreSource(directory, "d")
+    with pytest.raises(InputError, match=r"sae\.target_hook_points: .*expected a, b, c"):
+        StoreSource(directory, "a", ["b", "d"])

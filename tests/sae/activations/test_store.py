@@ -1,75 +1,54 @@
-"""The store: every row at its place, once, however the writing went; damage is seen and named."""
+"""The store: every row at its place, once, in both formats and all types; damage is seen and named."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torch import Tensor
 
+from sae.activations.encoding import TORCH
 from sae.activations.permutation import Permutation
-from sae.activations.shards import ShardFile
-from sae.activations.store import ORIGIN, Store, StoreWriter
+from sae.activations.store import Manifest, Store, fits
 from sae.config import Failure, InputError
+from tests.sae.activations.stores import POINTS, ROWS, contents, digests, rows_of, written
 
-POINTS = {"a": 4, "b": 3}
-ROWS = 103
-
-
-def rows_of(dtype: torch.dtype = torch.float32, rows: int = ROWS, points: dict[str, int] = POINTS) -> dict[str, Tensor]:
-    """Rows of random numbers, and origin columns from which each row's number can be told."""
-    generator = torch.Generator().manual_seed(0)
-    columns = {name: torch.randn(rows, width, generator=generator).to(dtype) for name, width in points.items()}
-    number = torch.arange(rows)
-    return columns | {"document": number // 10, "position": number % 10, "token": 1000 + number}
+PLACES = torch.from_numpy(Permutation(ROWS, 5, "activations", "train")(np.arange(ROWS)))
 
 
-def writer(directory: Path, dtype: torch.dtype = torch.float32, **more: Any) -> StoreWriter:
-    options: dict[str, Any] = {"split": "train", "hook_points": POINTS, "rows": ROWS, "shard_bytes": 1000, "shuffle_seed": 5}
-    return StoreWriter(directory, dtype=dtype, **options | more)
-
-
-def feed(store: StoreWriter, columns: dict[str, Tensor], start: int, stop: int, batch: int = 7) -> None:
-    for at in range(start, stop, batch):
-        here = slice(at, min(at + batch, stop))
-        store.write(at, {n: columns[n][here] for n in store.hook_points}, {n: columns[n][here] for n in ORIGIN})
-
-
-def written(directory: Path, dtype: torch.dtype = torch.float32, **more: Any) -> Store:
-    store = writer(directory, dtype, **more)
-    feed(store, rows_of(dtype, store.rows, store.hook_points), 0, store.rows)
-    store.finish({"tokens": "abc"})
-    return Store(directory)
-
-
-def contents(store: Store) -> dict[str, Tensor]:
-    """All rows in the order of the shards."""
-    names = [*store.manifest.hook_points, *ORIGIN]
-    shards = [store.read_shard(i, names) for i in range(len(store.manifest.shards))]
-    return {name: torch.cat([shard[name] for shard in shards]) for name in names}
-
-
-def digests(directory: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(directory.iterdir())}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_rows_land_where_the_permutation_says_with_their_origin(dtype: torch.dtype, tmp_path: Path) -> None:
-    store = written(tmp_path, dtype)
+@pytest.mark.parametrize(
+    ("format", "dtype"),
+    [("safetensors", d) for d in ("float32", "float16", "bfloat16")] + [("parquet", d) for d in ("float32", "float16")],
+)
+def test_rows_land_where_the_permutation_says_with_their_origin(format: str, dtype: str, tmp_path: Path) -> None:
+    store = written(tmp_path, format=format, dtype=dtype)
     assert len(store.manifest.shards) >= 3
-    found, given_rows = contents(store), rows_of(dtype)
-    places = torch.from_numpy(Permutation(ROWS, 5, "activations", "train")(np.arange(ROWS)))
-    for name, column in given_rows.items():
-        assert torch.equal(found[name][places], column.to(found[name].dtype)), name
-    assert found["a"].dtype == dtype
+    found = contents(store)
+    for name, column in rows_of().items():
+        expected = column.to(TORCH[dtype]) if name in POINTS else column.int()
+        assert torch.equal(found[name][PLACES], expected), name
+        assert found[name].dtype == expected.dtype
+
+
+@pytest.mark.parametrize(("format", "dtype"), [("safetensors", "int8"), ("parquet", "int8"), ("safetensors", "float8")])
+def test_rows_in_eight_bits_are_off_by_no_more_than_their_steps(format: str, dtype: str, tmp_path: Path) -> None:
+    columns = rows_of()
+    columns["a"][7] = 0  # a row without any scale
+    columns["a"][8] *= 1e4  # and one with another
+    found = contents(written(tmp_path, columns, format=format, dtype=dtype))
+    for name in POINTS:
+        x, largest = columns[name], columns[name].abs().amax(1, keepdim=True)
+        # int8: half a step of largest / 127. float8 e4m3: 3 bits of mantissa, half a step of 2⁻³, and a fixed step below.
+        bound = largest / 254 if dtype == "int8" else torch.maximum(x.abs() / 16, largest / 448 * 2**-10)
+        assert found[name].dtype == torch.float32
+        assert ((found[name][PLACES] - x).abs() <= bound * (1 + 1e-5)).all(), name
 
 
 def test_without_a_shuffle_rows_stay_in_sequence(tmp_path: Path) -> None:
@@ -78,155 +57,171 @@ def test_without_a_shuffle_rows_stay_in_sequence(tmp_path: Path) -> None:
     assert (store.manifest.shuffle_seed, store.manifest.context) == (None, 10)
 
 
-@given(st.integers(1, 200), st.integers(1, 5), st.integers(40, 5000), st.integers(1, 50), st.sampled_from([None, 0, 7]))
-def test_every_row_stands_exactly_once(rows: int, width: int, shard_bytes: int, batch: int, seed: int | None) -> None:
-    import tempfile
-
+@given(
+    rows=st.integers(1, 200),
+    width=st.integers(1, 5),
+    shard_bytes=st.integers(40, 5000),
+    part_rows=st.integers(1, 250),
+    seed=st.sampled_from([None, 0, 7]),
+    format=st.sampled_from(["safetensors", "parquet"]),
+)
+def test_every_row_stands_exactly_once(
+    rows: int, width: int, shard_bytes: int, part_rows: int, seed: int | None, format: str
+) -> None:
+    shape: dict[str, Any] = {"rows": rows, "hook_points": {"a": width}, "shard_bytes": shard_bytes, "part_rows": part_rows}
     with tempfile.TemporaryDirectory() as folder:
-        points = {"a": width}
-        store = writer(Path(folder), torch.float16, rows=rows, hook_points=points, shard_bytes=shard_bytes, shuffle_seed=seed)
-        columns = rows_of(torch.float16, rows, points)
-        feed(store, columns, 0, rows, batch)
-        store.finish({})
-        found = contents(Store(Path(folder)))
+        found = contents(written(Path(folder), shuffle_seed=seed, format=format, **shape))
+        columns = rows_of(rows, {"a": width})
         order = found["token"].argsort()
         assert torch.equal(found["token"][order], columns["token"].int())
         assert torch.equal(found["a"][order], columns["a"])
 
 
-def test_order_of_writing_does_not_matter(tmp_path: Path) -> None:
-    written(tmp_path / "in order")
-    store = writer(tmp_path / "backwards")
-    for start in reversed(range(0, ROWS, 7)):
-        feed(store, rows_of(), start, min(start + 7, ROWS))
-    store.finish({"tokens": "abc"})
-    one, other = digests(tmp_path / "in order"), digests(tmp_path / "backwards")
+@pytest.mark.parametrize("format", ["safetensors", "parquet"])
+def test_rows_that_are_left_out_are_counted_and_leave_the_others_where_they_were(format: str, tmp_path: Path) -> None:
+    without = [0, 17, 50, 102]
+    store = written(tmp_path, without=without, format=format)
+    found = contents(store)
+    kept = np.setdiff1d(np.arange(ROWS), without)
+    order = torch.from_numpy(kept[np.argsort(PLACES[kept].numpy())])
+    assert torch.equal(found["token"], rows_of()["token"][order].int())
+    assert torch.equal(found["a"], rows_of()["a"][order])
+    assert (store.manifest.rows, store.manifest.left_out) == (ROWS - 4, 4)
+    np.testing.assert_allclose(store.mean("a"), rows_of()["a"].double()[order].mean(0), rtol=1e-6, atol=1e-7)
+
+
+def test_a_shard_all_of_whose_rows_are_left_out_is_none(tmp_path: Path) -> None:
+    whole = written(tmp_path / "whole", shuffle_seed=None)
+    first = whole.manifest.shards[0].rows
+    store = written(tmp_path / "less", shuffle_seed=None, without=range(first))
+    assert len(store.manifest.shards) == len(whole.manifest.shards) - 1
+    assert torch.equal(contents(store)["token"], rows_of()["token"][first:].int())
+
+
+@pytest.mark.parametrize("part_rows", [1, 10, 64, 1000])
+def test_how_the_work_was_cut_changes_no_byte_of_a_shard(part_rows: int, tmp_path: Path) -> None:
+    written(tmp_path / "one")
+    written(tmp_path / "other", part_rows=part_rows)
+    one, other = digests(tmp_path / "one"), digests(tmp_path / "other")
     assert {k: v for k, v in one.items() if k.startswith("shard")} == {k: v for k, v in other.items() if k.startswith("shard")}
 
 
 def test_shards_are_plain_safetensors_of_about_the_size_asked_for(tmp_path: Path) -> None:
-    store = written(tmp_path, torch.bfloat16)
+    store = written(tmp_path, dtype="bfloat16")
     for i, shard in enumerate(store.manifest.shards):
         tensors = load_file(tmp_path / shard.file)
-        assert set(tensors) == {*POINTS, *ORIGIN}
+        assert set(tensors) == {*POINTS, "document", "position", "token"}
         assert all(len(tensor) == shard.rows for tensor in tensors.values())
         assert torch.equal(tensors["a"], store.read_shard(i, ["a"])["a"])
         assert shard.rows * (2 * 7 + 12) <= 1000 + (2 * 7 + 12)
+        assert shard.bytes == (tmp_path / shard.file).stat().st_size
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_statistics_are_of_the_stored_rows(dtype: torch.dtype, tmp_path: Path) -> None:
-    store, columns = written(tmp_path, dtype), rows_of(dtype)
-    for name in POINTS:
-        x = columns[name].double().numpy()
+def test_shards_of_parquet_open_in_pandas_and_in_datasets(tmp_path: Path) -> None:
+    import datasets
+    import pandas as pd
+
+    store = written(tmp_path / "store", format="parquet", dtype="float16", hook_points={"model.layers.1": 4})
+    wanted = contents(store)
+    files = [str(store.directory / shard.file) for shard in store.manifest.shards]
+    frame = pd.concat([pd.read_parquet(file) for file in files])
+    assert frame["token"].tolist() == wanted["token"].tolist()
+    np.testing.assert_array_equal(np.stack(frame["model.layers.1"].to_list()), wanted["model.layers.1"].numpy())
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    np.testing.assert_array_equal(np.array(rows["model.layers.1"]), wanted["model.layers.1"].numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_statistics_are_of_the_stored_rows(dtype: str, tmp_path: Path) -> None:
+    store = written(tmp_path, dtype=dtype)
+    for name, stored in contents(store).items():
+        if name not in POINTS:
+            continue
+        x = stored.double().numpy()
+        norms = np.sqrt((x**2).sum(1))
         np.testing.assert_allclose(store.mean(name).numpy(), x.mean(0), rtol=1e-6, atol=1e-7)
-        assert store.manifest.mean_norm[name] == pytest.approx(np.sqrt((x**2).sum(1)).mean(), rel=1e-12)
+        found = store.manifest.norms[name]
+        np.testing.assert_allclose(
+            [found.mean, found.rms, found.max], [norms.mean(), np.sqrt((norms**2).mean()), norms.max()], rtol=1e-6
+        )
+        best = scipy.optimize.minimize(lambda m, x=x: np.linalg.norm(x - m, axis=1).sum(), x.mean(0), tol=1e-12)
+        np.testing.assert_allclose(store.geometric_median(name).numpy(), best.x, atol=1e-4)
 
 
 def test_manifest_tells_what_the_store_holds(tmp_path: Path) -> None:
-    manifest = written(tmp_path, torch.float16).manifest
-    assert (manifest.split, manifest.hook_points, manifest.dtype, manifest.rows) == ("train", POINTS, "float16", ROWS)
-    assert manifest.inputs == {"tokens": "abc"}
+    manifest = written(tmp_path, dtype="float16").manifest
+    assert (manifest.split, manifest.hook_points, manifest.dtype, manifest.format) == ("train", POINTS, "float16", "safetensors")
+    assert (manifest.rows, manifest.left_out, manifest.inputs) == (ROWS, 0, {"tokens": "abc"})
     assert sum(shard.rows for shard in manifest.shards) == ROWS
     assert sorted(digests(tmp_path)) == sorted(["manifest.json", "statistics.safetensors", *(s.file for s in manifest.shards)])
+    assert Manifest.load(tmp_path) == manifest
 
 
-# Resuming
+# Names
 
 
-@pytest.mark.parametrize(("checkpoint", "lost"), [(28, 28), (28, 63), (49, ROWS), (0, 35)])
-def test_writer_that_was_killed_goes_on_to_the_same_bytes(checkpoint: int, lost: int, tmp_path: Path) -> None:
-    written(tmp_path / "whole")
-    killed = writer(tmp_path / "killed")
-    feed(killed, rows_of(), 0, checkpoint)
-    if checkpoint:
-        killed.checkpoint(checkpoint)
-    feed(killed, rows_of(), checkpoint, lost)
-    del killed
-    resumed = writer(tmp_path / "killed")
-    done = resumed.resume()
-    assert done == checkpoint
-    feed(resumed, rows_of(), done, ROWS)
-    resumed.finish({"tokens": "abc"})
-    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+def test_hook_points_are_found_by_name_and_by_pattern_in_the_stores_order(tmp_path: Path) -> None:
+    store = written(tmp_path, hook_points={"model.layers.1": 2, "model.layers.2": 3, "model.layers.2.mlp": 1})
+    assert store.match_hook_points(["model.layers.*"], "x") == ["model.layers.1", "model.layers.2"]
+    assert store.match_hook_points(["model.layers.2.mlp", "model.layers.2"], "x") == ["model.layers.2.mlp", "model.layers.2"]
+    assert store.match_hook_points(["model.layers.2", "model.layers.*"], "x") == ["model.layers.2", "model.layers.1"]
 
 
-def test_writer_that_was_killed_while_it_closed_its_shards_loses_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(tmp_path / "whole")
-    killed = writer(tmp_path / "killed")
-    feed(killed, rows_of(), 0, 70)
-    killed.checkpoint(70)
-    feed(killed, rows_of(), 70, ROWS)
-    close, closed = ShardFile.close, []
-
-    def close_two(shard: ShardFile) -> Path:
-        if len(closed) == 2:
-            raise KeyboardInterrupt
-        closed.append(shard.path)
-        return close(shard)
-
-    monkeypatch.setattr(ShardFile, "close", close_two)
-    with pytest.raises(KeyboardInterrupt):
-        killed.finish({"tokens": "abc"})
-    monkeypatch.undo()
-    resumed = writer(tmp_path / "killed")
-    feed(resumed, rows_of(), resumed.resume(), ROWS)
-    resumed.finish({"tokens": "abc"})
-    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+def test_unknown_hook_point_names_the_nearest(tmp_path: Path) -> None:
+    store = written(tmp_path, hook_points={"model.layers.1": 4, "model.layers.2": 3})
+    with pytest.raises(InputError) as caught:
+        store.match_hook_points(["model.layer.2"], "sae.hook_points")
+    assert str(caught.value).startswith("sae.hook_points: the store has no such hook point (found model.layer.2")
+    assert str(caught.value).endswith("did you mean 'model.layers.2'?")
 
 
-def test_shard_whose_writer_was_killed_while_laying_it_out_is_laid_out_again(tmp_path: Path) -> None:
-    written(tmp_path / "whole")
-    writer(tmp_path / "killed")
-    partial = sorted((tmp_path / "killed").glob("*.partial"))[1]
-    partial.write_bytes(bytes(partial.stat().st_size))  # full size, no header
-    resumed = writer(tmp_path / "killed")
-    feed(resumed, rows_of(), resumed.resume(), ROWS)
-    resumed.finish({"tokens": "abc"})
-    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
-
-
-def test_shards_bear_their_names_only_once_they_are_whole(tmp_path: Path) -> None:
-    store = writer(tmp_path)
-    feed(store, rows_of(), 0, ROWS)
-    store.checkpoint(ROWS)
-    assert not list(tmp_path.glob("*.safetensors"))
-    with pytest.raises(InputError, match="no activation store"):
-        Store(tmp_path)
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("a.*", "a.b", True),
+        ("a.*", "a.b.c", False),
+        ("a.*", "a", False),
+        ("*.1?", "h.12", True),
+        ("h.[0-3]", "h.4", False),
+        ("a.b", "a.b", True),
+        ("a.b", "a.c", False),
+    ],
+)
+def test_a_star_stays_between_two_dots(pattern: str, name: str, expected: bool) -> None:
+    assert fits(pattern, name) == expected
 
 
 # What is refused
 
 
 @pytest.mark.parametrize(
-    ("dtype", "value"), [(torch.float16, 70_000.0), (torch.float32, float("nan")), (torch.bfloat16, float("inf"))]
+    ("dtype", "value"), [("float16", 70_000.0), ("float32", float("nan")), ("bfloat16", float("inf")), ("int8", float("inf"))]
 )
-def test_activation_that_the_type_cannot_hold_is_refused(dtype: torch.dtype, value: float, tmp_path: Path) -> None:
+def test_activation_that_the_type_cannot_hold_is_refused(dtype: str, value: float, tmp_path: Path) -> None:
     columns = rows_of()
     columns["b"][50, 1] = value
     with pytest.raises(Failure, match=r"b: activations overflow .*activations\.dtype"):
-        feed(writer(tmp_path, dtype), columns, 0, ROWS)
+        written(tmp_path, columns, dtype=dtype)
 
 
 def test_large_activations_fit_bfloat16(tmp_path: Path) -> None:
     columns = rows_of() | {"b": torch.full((ROWS, 3), 70_000.0)}
-    store = writer(tmp_path, torch.bfloat16)
-    feed(store, columns, 0, ROWS)
-    assert store.finish({}).mean_norm["b"] == pytest.approx(70_000 * 3**0.5, rel=1e-2)
+    assert written(tmp_path, columns, dtype="bfloat16").manifest.norms["b"].mean == pytest.approx(70_000 * 3**0.5, rel=1e-2)
 
 
 def test_no_store_is_told_from_a_damaged_or_foreign_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no activation store"):
         Store(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"schema": 1,')
+    (tmp_path / "manifest.json").write_text('{"schema": 2,')
     with pytest.raises(Failure, match=r"manifest\.json: the manifest is damaged"):
         Store(tmp_path)
     (tmp_path / "manifest.json").write_text('{"schema": 9}')
     with pytest.raises(InputError, match=r"another schema.*found 9"):
         Store(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"schema": 1, "rows": 3}')
-    with pytest.raises(Failure, match=r"manifest\.json: the manifest is damaged"):
-        Store(tmp_path)
+    for content in ('{"schema": 2, "rows": 3}', '{"schema": 2, "shards": 3, "norms": {}}'):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(Failure, match=r"manifest\.json: the manifest is damaged"):
+            Store(tmp_path)
 
 
 def test_missing_shard_is_named(tmp_path: Path) -> None:
@@ -241,8 +236,19 @@ def test_shard_that_was_cut_off_is_named(tmp_path: Path) -> None:
     file = tmp_path / store.manifest.shards[1].file
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(Failure, match=rf"{file.name}: this shard is damaged"):
-        Store(tmp_path).read_shard(1, ["a"])
+        Store(tmp_path)
+    with pytest.raises(Failure, match=rf"{file.name}: this shard is damaged"):
+        store.read_shard(1, ["a"])
     assert store.damaged_shards() == [file.name]
+
+
+@pytest.mark.parametrize("format", ["safetensors", "parquet"])
+def test_shard_of_other_content_is_named(format: str, tmp_path: Path) -> None:
+    store = written(tmp_path, format=format)
+    file = tmp_path / store.manifest.shards[1].file
+    file.write_bytes(bytes(len(file.read_bytes())))
+    with pytest.raises(Failure, match=rf"{file.name}: this shard is damaged"):
+        store.read_shard(1, ["a"])
 
 
 def test_checksums_find_a_single_flipped_bit(tmp_path: Path) -> None:
@@ -260,29 +266,3 @@ def test_missing_statistics_are_named(tmp_path: Path) -> None:
     (tmp_path / "statistics.safetensors").unlink()
     with pytest.raises(Failure, match=r"statistics\.safetensors"):
         store.mean("a")
-
-
-def test_unknown_hook_point_names_the_nearest(tmp_path: Path) -> None:
-    store = written(tmp_path, hook_points={"model.layers.1": 4, "model.layers.2": 3})
-    store.check_hook_point("model.layers.2", "sae.hook_point")
-    with pytest.raises(InputError) as caught:
-        store.check_hook_point("model.layer.2", "sae.hook_point")
-    assert str(caught.value).startswith("sae.hook_point: the store has no such hook point (found model.layer.2")
-    assert str(caught.value).endswith("did you mean 'model.layers.2'?")
-
-
-def test_full_disk_is_a_failure_that_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
-    with pytest.raises(Failure, match=r"shard-00000\.safetensors: the disk is full"):
-        writer(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_progress_is_readable_text(tmp_path: Path) -> None:
-    store = writer(tmp_path)
-    feed(store, rows_of(), 0, 28)
-    store.checkpoint(28)
-    assert json.loads((tmp_path / "progress.json").read_text())["done"] == 28

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from sae.architectures.vanilla import VanillaSAE
 from sae.config import Failure, InputError, derive_seed
+from sae.statistics import geometric_median
 from sae.training import normalize
-from sae.training.normalize import center, fit_normalizer, geometric_median, sample
+from sae.training.normalize import center, fit_normalizer, sample
 from tests.sae.every_architecture import RawSource
 from tests.sae.synthetic import SyntheticSource
 
