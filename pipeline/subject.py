@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     tokenizer = train_tokenizer(train, recipe.vocabulary)
     train_T = token_stream(tokenizer, train)
     held_out_T = token_stream(tokenizer, held_out)
-    bytes_per_token = sum(len(d.text.encode("utf-8", "replace")) for d in held_out) / (len(held_out_T) - len(held_out))
+    held_out_bytes = sum(len(str(d.content).encode("utf-8", "replace")) for d in held_out)
+    bytes_per_token = held_out_bytes / (len(held_out_T) - len(held_out))
     print(
         f"{len(train)} training documents, {len(train_T):,} tokens; {len(held_out)} held out, {len(held_out_T):,} tokens",
         flush=True,
@@ -121,7 +122,7 @@ def train_tokenizer(documents: list[Document], vocabulary: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((d.text for d in documents), trainer)
+    tokenizer.train_from_iterator((str(d.content) for d in documents), trainer)
     return tokenizer
 
 
@@ -129,7 +130,7 @@ def token_stream(tokenizer: Tokenizer, documents: list[Document]) -> torch.Tenso
     """All documents as one row of token ids, each behind a `BOS`."""
     bos: int = tokenizer.token_to_id(BOS)  # type: ignore[assignment]  # it is in the vocabulary
     stream: list[int] = []
-    for encoding in tokenizer.encode_batch([d.text for d in documents]):
+    for encoding in tokenizer.encode_batch([str(d.content) for d in documents]):
         stream.append(bos)
         stream.extend(encoding.ids)
     return torch.tensor(stream)

@@ -190,7 +190,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Metrics:
     for key, value in tree.items():
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{key}.")
-        else:
+        elif value is not None:  # null is what could not be measured: the loss of a model without a head
             flat[f"{prefix}{key}"] = value
     return flat
 

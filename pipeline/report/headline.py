@@ -93,6 +93,8 @@ def _loss(run: RunData) -> Html:
         ("zero_ablation", "zero ablation", "baseline"),
     )
     rows = [(label, value, class_) for key, label, class_ in names if (value := run.metric(f"loss.{key}")) is not None]
+    if not rows:  # a model without a head predicts nothing
+        return Html()
     bars = comparison(rows, full=max((value for _, value, _ in rows if math.isfinite(value)), default=1.0))
     mean = run.metric("loss.recovered_mean")
     aside = el("p", f"{percent(mean)} against mean ablation", class_="aside") if mean is not None else Html()

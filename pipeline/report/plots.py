@@ -134,6 +134,8 @@ def _headline(figure: Figure, run: RunData, left: float, right: float) -> None:
         ("Dead latents", number(run.metric("dead_latents")), f"{percent(share)} of all" if share is not None else ""),
         ("Tokens", number(run.metric("tokens")), "held out"),
     ]
+    if run.metric("loss.original") is None:  # a model without a head predicts nothing
+        cells = [cell for cell in cells if cell[0] != "Loss recovered"]
     width = (right - left) / len(cells)
     for index, (name, value, note) in enumerate(cells):
         x = left + index * width

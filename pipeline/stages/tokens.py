@@ -7,7 +7,7 @@ from pipeline.stage import StageContext, run_stage
 from sae.config import InputError
 from sae.corpus.documents import CorpusConfig, iter_documents
 from sae.corpus.subject import SubjectConfig, context_length, load_model_config, load_tokenizer
-from sae.corpus.tokens import SPLITS, TokensConfig, build_token_sets
+from sae.corpus.tokens import SPLITS, TokensConfig, TokenSet, build_token_sets
 
 
 def body(ctx: StageContext) -> str:
@@ -27,11 +27,18 @@ def body(ctx: StageContext) -> str:
             (out / split).mkdir()
             sets[split].save(out / split)
     parts = [
-        f"{split} {int((~tokens.special_SC).sum()):,} tokens in {len(tokens.tokens_SC):,} sequences of {config.context}"
+        f"{split} {int((~tokens.special_SC).sum()):,} tokens in {len(tokens.tokens_SC):,} sequences of {_length(tokens)}"
         + ("" if tokens.complete else f" (all that the corpus has; {getattr(config, split):,} were wanted)")
         for split, tokens in sets.items()
     ]
     return "; ".join(parts) + f"; {progress.seconds:.0f} s → data/tokens"
+
+
+def _length(tokens: TokenSet) -> str:
+    context = tokens.tokens_SC.shape[1]
+    if tokens.attention_SC is None:
+        return str(context)
+    return f"up to {context} ({float((~tokens.attention_SC).float().mean()):.0%} padding)"
 
 
 if __name__ == "__main__":

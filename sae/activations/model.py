@@ -5,6 +5,8 @@ Shapes: S sequences of C tokens, D dimensions of an activation.
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sae.config import InputError, nearest_name
-from sae.corpus.subject import SubjectConfig, from_pretrained
+from sae.corpus.subject import SubjectConfig, auto_class, from_pretrained, load_model_config, model_kind
 
 
 class StopForward(Exception):
@@ -21,11 +23,39 @@ class StopForward(Exception):
 
 
 def load_model(config: SubjectConfig, revision: str | None, device: torch.device) -> nn.Module:
-    """The subject as a causal language model, frozen, in evaluation mode."""
-    from transformers import AutoModelForCausalLM
+    """The subject as the kind of model that it is, frozen, in evaluation mode.
 
-    model: nn.Module = from_pretrained(AutoModelForCausalLM, config, revision, dtype=getattr(torch, config.dtype))
-    return model.to(device).eval().requires_grad_(False)
+    Args:
+        config: which model.
+        revision: commit that the model's revision was resolved to.
+        device: where it goes, unless the config says which part of it goes where.
+
+    Raises:
+        InputError: there is no such model, or its parts can't go where they are to.
+    """
+    import transformers
+
+    factory = getattr(transformers, auto_class(model_kind(config, load_model_config(config, revision))))
+    dtype = getattr(torch, config.dtype)
+    if config.device_map is None:
+        model: nn.Module = from_pretrained(factory, config, revision, dtype=dtype)
+        return model.to(device).eval().requires_grad_(False)
+    if importlib.util.find_spec("accelerate") is None:
+        raise InputError("this needs the package accelerate", where="subject.device_map", expected="pip install accelerate")
+    try:
+        model = from_pretrained(factory, config, revision, dtype=dtype, device_map=config.device_map)
+    except (RuntimeError, AssertionError) as error:  # torch says so of a device that is not there
+        raise InputError(
+            f"the model can't be spread like this: {error}", where="subject.device_map", found=config.device_map
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids have to be: with the model's input embedding, which need not be where the rest of it is."""
+    embedding: nn.Module = getattr(model, "get_input_embeddings", lambda: model)()
+    device: torch.device = next(embedding.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device  # weights that are fetched when needed come to their input
 
 
 class HookPoint:
@@ -85,19 +115,31 @@ class HookPoint:
             handle.remove()
 
 
-def forward(model: nn.Module, tokens_SC: Tensor) -> Any:
-    """One forward pass over sequences of equal length, with no attention cache kept."""
-    return model(input_ids=tokens_SC, use_cache=False)
+def forward(model: nn.Module, tokens_SC: Tensor, attention_SC: Tensor | None = None) -> Any:
+    """One forward pass over sequences of equal length, with no attention cache kept.
+
+    Args:
+        model: the subject.
+        tokens_SC: token ids on the device of the model's input embedding.
+        attention_SC: which of them are no padding; None for all.
+    """
+    options: dict[str, Any] = {} if attention_SC is None else {"attention_mask": attention_SC.to(tokens_SC.device).long()}
+    if "use_cache" in inspect.signature(model.forward).parameters:  # an encoder has no cache, and may refuse the word
+        options["use_cache"] = False
+    return model(input_ids=tokens_SC, **options)
 
 
 @torch.no_grad()
-def read_activations(model: nn.Module, hook_points: list[HookPoint], tokens_SC: Tensor) -> dict[str, Tensor]:
+def read_activations(
+    model: nn.Module, hook_points: list[HookPoint], tokens_SC: Tensor, attention_SC: Tensor | None = None
+) -> dict[str, Tensor]:
     """Activations [S, C, D] at every hook point; the forward pass ends at the last of them.
 
     Args:
         model: the subject.
         hook_points: places in it.
-        tokens_SC: token ids on the model's device.
+        tokens_SC: token ids on the device of the model's input embedding.
+        attention_SC: which of them are no padding; None for all.
     """
     seen: dict[str, Tensor] = {}
 
@@ -118,7 +160,7 @@ def read_activations(model: nn.Module, hook_points: list[HookPoint], tokens_SC: 
 
     with _all_hooked([(point, visit(point.name)) for point in hook_points]):
         try:
-            forward(model, tokens_SC)
+            forward(model, tokens_SC, attention_SC)
         except StopForward:
             return seen
     missing = [point.name for point in hook_points if point.name not in seen]

@@ -1,4 +1,7 @@
-"""Documents by name, from the Python standard library, from files, or from a Hugging Face dataset."""
+"""Documents by name, from the Python standard library, from files, or from a Hugging Face dataset.
+
+A document is text, token ids, or a chat: a row's value tells by its type.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,17 @@ from sae.corpus.split import name_fraction
 
 _ROW_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
+Message = dict[str, Any]
+Content = str | list[int] | list[Message]
+
 
 class FilesConfig(SweepableConfig):
     """Documents from files: one per text file, one per row of a `.jsonl` or `.parquet` file."""
 
     paths: list[str] = Field(default=[], description="Files or globs (`**` crosses folders), relative to the workspace.")
-    column: str = Field(default="text", description="Column of the text in .jsonl and .parquet files.")
+    column: str = Field(
+        default="text", description="Column of the documents in .jsonl and .parquet files: text, lists of token ids, or chats."
+    )
 
 
 class HuggingFaceConfig(SweepableConfig):
@@ -31,7 +39,7 @@ class HuggingFaceConfig(SweepableConfig):
     dataset: str = Field(default="", description="Dataset id, such as `Skylion007/openwebtext`, or a folder.")
     name: str | None = Field(default=None, description="Configuration of the dataset, where it has several.")
     split: str = Field(default="train", description="Split to read; ours is made by document, below.")
-    column: str = Field(default="text", description="Column of the text.")
+    column: str = Field(default="text", description="Column of the documents: text, lists of token ids, or chats.")
     revision: str | None = Field(default=None, description="Branch, tag or commit; the newest if left out.")
     streaming: bool = Field(default=True, description="Read over the network as needed, instead of downloading all first.")
 
@@ -48,10 +56,15 @@ class CorpusConfig(SweepableConfig):
 
 
 class Document(NamedTuple):
-    """A document and the name that decides its split."""
+    """A document and the name that decides its split.
+
+    Attributes:
+        name: as no other document is called.
+        content: text; or token ids; or a chat, messages with at least `role` and `content`.
+    """
 
     name: str
-    text: str
+    content: Content
 
 
 class LocalFile(NamedTuple):
@@ -65,21 +78,21 @@ def iter_documents(config: CorpusConfig, dataset_revision: str | None = None) ->
     """All documents of the corpus, in an order that only their names decide.
 
     Files come in the order of a hash of their names, which scatters folders; rows keep their order within a file or
-    a Hugging Face dataset. Documents with no text are left out.
+    a Hugging Face dataset. Documents with nothing in them are left out.
 
     Args:
         config: which corpus.
         dataset_revision: commit of the Hugging Face dataset, if it was resolved before.
 
     Raises:
-        InputError: the corpus has no file, or a file lacks the text column.
+        InputError: the corpus has no file, or a file lacks the column, or holds something else in it.
     """
     if config.source == "huggingface":
         documents = _hub_documents(config.huggingface, dataset_revision or config.huggingface.revision)
     else:
         documents = (document for file in corpus_files(config) for document in _file_documents(file, config.files.column))
     for document in documents:
-        if document.text.strip():
+        if document.content.strip() if isinstance(document.content, str) else document.content:
             yield document
 
 
@@ -151,7 +164,7 @@ def _file_documents(file: LocalFile, column: str) -> Iterator[Document]:
     try:
         rows = datasets.load_dataset(row_format, data_files=str(file.path), split="train", streaming=True)
         for index, row in enumerate(rows):
-            yield Document(f"{file.name}#{index}", _text_of(row, column, str(file.path), "corpus.files.column"))
+            yield Document(f"{file.name}#{index}", _content_of(row, column, str(file.path), "corpus.files.column"))
     except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
         raise InputError(f"this file can't be read as {row_format}: {error}", where=str(file.path)) from error
 
@@ -168,7 +181,8 @@ def _hub_documents(config: HuggingFaceConfig, revision: str | None) -> Iterator[
             config.dataset, config.name, split=config.split, revision=revision, streaming=config.streaming
         )
         for index, row in enumerate(rows):
-            yield Document(f"{name}/{config.split}#{index}", _text_of(row, config.column, name, "corpus.huggingface.column"))
+            content = _content_of(row, config.column, name, "corpus.huggingface.column")
+            yield Document(f"{name}/{config.split}#{index}", content)
     except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -176,7 +190,7 @@ def _hub_documents(config: HuggingFaceConfig, revision: str | None) -> Iterator[
         ) from error
 
 
-def _text_of(row: dict[str, Any], column: str, origin: str, field: str) -> str:
+def _content_of(row: dict[str, Any], column: str, origin: str, field: str) -> Content:
     if column not in row:
         raise InputError(
             f"{origin} has no such column",
@@ -188,9 +202,20 @@ def _text_of(row: dict[str, Any], column: str, origin: str, field: str) -> str:
     value = row[column]
     if value is None:
         return ""
-    if not isinstance(value, str):
-        raise InputError(f"this column of {origin} holds no text", where=field, found=type(value).__name__, expected="str")
-    return value
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(type(item) is int for item in value):  # a bool is an int to isinstance
+        return value
+    if isinstance(value, list) and all(isinstance(item, dict) and {"role", "content"} <= item.keys() for item in value):
+        # Columnar files give every message every key that any message has; to a chat template, null is not absent.
+        return [{k: v for k, v in item.items() if v is not None or k in ("role", "content")} for item in value]
+    kinds = ", ".join(dict.fromkeys(type(item).__name__ for item in value)) if isinstance(value, list) else ""
+    raise InputError(
+        f"this column of {origin} holds no documents",
+        where=field,
+        found=f"list of {kinds}" if kinds else type(value).__name__,
+        expected="text (str), a list of token ids (int), or a chat (a list of messages with role and content)",
+    )
 
 
 def _read_text(path: Path) -> str:

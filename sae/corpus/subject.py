@@ -9,13 +9,24 @@ from pydantic import Field
 
 from sae.config import InputError, SweepableConfig
 
+Kind = Literal["causal", "masked", "encoder"]
+
 
 class SubjectConfig(SweepableConfig):
     """The language model whose activations are studied."""
 
     model: str = Field(default="data/subject", description="A model directory, or an id on the Hugging Face hub.")
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub; the newest if left out.")
+    kind: Literal["auto", "causal", "masked", "encoder"] = Field(
+        default="auto",
+        description="`causal` predicts the next token, `masked` those that are masked out, `encoder` none (it has no head); "
+        "`auto` goes by the model's own config.",
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = Field(default="float32", description="Of the weights while it runs.")
+    device_map: str | dict[str, int | str] | None = Field(
+        default=None,
+        description="For a model larger than one device: `auto`, or a device for each module. Needs the package accelerate.",
+    )
     trust_remote_code: bool = Field(default=False, description="Run code that the model's repository brings.")
 
 
@@ -57,6 +68,52 @@ def load_model_config(config: SubjectConfig, revision: str | None = None) -> Any
     from transformers import AutoConfig
 
     return from_pretrained(AutoConfig, config, revision)
+
+
+def model_kind(config: SubjectConfig, model_config: Any) -> Kind:
+    """Which kind of model this is: as the user says, or else what its weights were saved as.
+
+    Args:
+        config: which model.
+        model_config: its own config.
+    """
+    if config.kind != "auto":
+        return config.kind
+    from transformers.models.auto import modeling_auto as auto
+
+    mappings: dict[Kind, Any] = {
+        "causal": auto.MODEL_FOR_CAUSAL_LM_MAPPING,
+        "masked": auto.MODEL_FOR_MASKED_LM_MAPPING,
+        "encoder": auto.MODEL_MAPPING,
+    }
+    saved_as = set(getattr(model_config, "architectures", None) or [])
+    own_code = getattr(model_config, "auto_map", None) or {}
+    known: list[Kind] = []
+    for kind, mapping in mappings.items():
+        names = _class_names(mapping, model_config)
+        own = own_code.get(auto_class(kind))
+        if own is not None:
+            names = {str(own).rpartition(".")[2]}
+        if saved_as & names:
+            return kind
+        known += [kind] if names else []
+    if saved_as and not saved_as & _class_names(auto.MODEL_FOR_PRETRAINING_MAPPING, model_config):
+        # Weights of another task: a language model's head would be of random weights.
+        return "encoder" if "encoder" in known and not getattr(model_config, "is_encoder_decoder", False) else "causal"
+    if "masked" in known and not getattr(model_config, "is_decoder", False):
+        return "masked"
+    return next(iter(known), "causal")
+
+
+def auto_class(kind: Kind) -> str:
+    """The class of transformers that loads a kind of model."""
+    return {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "encoder": "AutoModel"}[kind]
+
+
+def _class_names(mapping: Any, model_config: Any) -> set[str]:
+    """What transformers' own table names for this class of config; nothing where it has none."""
+    found = mapping.get(type(model_config), ())
+    return {cls.__name__ for cls in (found if isinstance(found, tuple | list) else (found,))}
 
 
 def context_length(model_config: Any) -> int | None:

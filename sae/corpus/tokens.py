@@ -1,4 +1,4 @@
-"""Sequences of tokens: packing documents into them, and keeping them on disk.
+"""Sequences of tokens: making them of documents, and keeping them on disk.
 
 Shapes: S sequences of C tokens (the context).
 """
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from sae.config import InputError, SweepableConfig
 from sae.corpus.documents import Document
+from sae.corpus.encoding import Encoder, padding_id, special_ids
+from sae.corpus.packing import PACKERS, Packer, Packing
 from sae.corpus.split import is_held_out
 
 SPLITS = ("train", "held_out")
@@ -33,6 +35,15 @@ class TokensConfig(SweepableConfig):
     train: int = Field(default=1_000_000, gt=0, description="Tokens to train on, special tokens not counted.")
     held_out: int = Field(default=100_000, gt=0, description="Tokens to evaluate on, special tokens not counted.")
     bos: bool = Field(default=True, description="Begin every sequence with the tokenizer's BOS token, where it has one.")
+    packing: Packing = Field(
+        default="pack",
+        description="`pack` joins documents end to end; `truncate` keeps the beginning of each as one sequence; "
+        "`pad` gives each document sequences of its own. The last two pad what is too short.",
+    )
+    exclude: list[str | int] = Field(
+        default=[],
+        description="More tokens to treat as special, by id or by a text that is one token: left out of training and of figures.",
+    )
 
 
 @dataclass
@@ -41,11 +52,12 @@ class TokenSet:
 
     Attributes:
         tokens_SC: token ids.
-        document_SC: number of the document that each token is from, -1 for special tokens.
+        document_SC: number of the document that each token is from, -1 for special tokens and padding.
         position_SC: place of each token in its document.
         documents: names, by number.
         special_ids: ids of the special tokens; their positions are no training rows.
         complete: whether the corpus held as many tokens as were wanted.
+        lengths_S: tokens of each sequence, the padding on its right left out; None where every sequence is full.
     """
 
     tokens_SC: Tensor
@@ -54,17 +66,25 @@ class TokenSet:
     documents: list[str]
     special_ids: list[int]
     complete: bool
+    lengths_S: Tensor | None = None
 
     @property
     def special_SC(self) -> Tensor:
-        """Mask of the special tokens."""
+        """Mask of the special tokens, and of padding: no training rows, and in no figure."""
         return self.document_SC < 0
+
+    @property
+    def attention_SC(self) -> Tensor | None:
+        """Mask of what is no padding, for the model's forward pass; None where every sequence is full."""
+        return None if self.lengths_S is None else torch.arange(self.tokens_SC.shape[1]) < self.lengths_S[:, None]
 
     def save(self, directory: Path) -> None:
         """Write into an existing directory."""
         arrays = {"tokens": self.tokens_SC, "document": self.document_SC, "position": self.position_SC}
+        if self.lengths_S is not None:
+            arrays["length"] = self.lengths_S
         save_file({name: array.to(torch.int32).contiguous() for name, array in arrays.items()}, directory / "tokens.safetensors")
-        about = {k: v for k, v in asdict(self).items() if not k.endswith("_SC")}
+        about = {k: v for k, v in asdict(self).items() if not k.endswith(("_SC", "_S"))}
         digest = hashlib.sha256((directory / "tokens.safetensors").read_bytes()).hexdigest()
         about |= {"sequences": len(self.tokens_SC), "context": self.tokens_SC.shape[1], "sha256": digest}
         (directory / "tokens.json").write_text(json.dumps(about, indent=1) + "\n")
@@ -88,7 +108,13 @@ class TokenSet:
         except (ValueError, SafetensorError) as error:
             raise InputError(f"these tokens are damaged: {error}", where=str(file)) from None
         return cls(
-            arrays["tokens"], arrays["document"], arrays["position"], about["documents"], about["special_ids"], about["complete"]
+            arrays["tokens"],
+            arrays["document"],
+            arrays["position"],
+            about["documents"],
+            about["special_ids"],
+            about["complete"],
+            arrays.get("length"),
         )
 
 
@@ -102,85 +128,49 @@ def build_token_sets(
     """Tokenize and pack documents into both splits, reading no further than both are full.
 
     Raises:
-        InputError: a split gets no sequence at all.
+        InputError: a split gets no sequence at all; a document or an excluded token does not fit the tokenizer.
     """
-    packers = {split: _Packer(tokenizer, config, getattr(config, split)) for split in SPLITS}
+    special, pad = special_ids(tokenizer, config.exclude), padding_id(tokenizer)
+    bos, eos = tokenizer.bos_token_id if config.bos else None, tokenizer.eos_token_id
+    packers = {
+        split: PACKERS[config.packing](
+            context=config.context, wanted=getattr(config, split), special_ids=special, bos=bos, eos=eos, pad=pad
+        )
+        for split in SPLITS
+    }
+    encode = Encoder(tokenizer, bos)
     seen = 0
     for batch in _batches(documents, 64):
         seen += len(batch)
-        # A split that is full needs no more of its documents; the others are tokenized together, which is faster.
+        # A split that is full needs no more of its documents.
         wanted = [(d, packers[SPLITS[is_held_out(d.name, held_out_share)]]) for d in batch]
         wanted = [(document, packer) for document, packer in wanted if not packer.full]
-        if wanted:
-            encoded = tokenizer([d.text for d, _ in wanted], add_special_tokens=False, verbose=False)["input_ids"]
-            for (document, packer), ids in zip(wanted, encoded, strict=True):
-                progress(packer.add(document.name, ids))
+        for (document, packer), ids in zip(wanted, encode([document for document, _ in wanted]), strict=True):
+            progress(packer.add(document.name, ids))
         if all(packer.full for packer in packers.values()):
             break
     if not seen:
         raise InputError("the corpus is empty: it holds no document with text", where="corpus")
     for split, packer in packers.items():
-        if not packer.sequences:
+        if packer.empty:
+            lacks = f"does not fill one sequence of {config.context} tokens" if config.packing == "pack" else "gets no document"
             raise InputError(
-                f"the corpus is too small: the {split} split does not fill one sequence of {config.context} tokens",
+                f"the corpus is too small: the {split} split {lacks}",
                 where="corpus",
                 found=f"{seen} documents in all",
                 expected="more text, a shorter tokens.context, or another corpus.held_out",
             )
-    return {split: packer.token_set() for split, packer in packers.items()}
+    return {split: _token_set(packer, special) for split, packer in packers.items()}
+
+
+def _token_set(packer: Packer, special: list[int]) -> TokenSet:
+    made = packer.sequences()
+    return TokenSet(
+        made.tokens_SC, made.document_SC, made.position_SC, packer.documents, special, packer.full, lengths_S=made.lengths_S
+    )
 
 
 def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
     iterator = iter(documents)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-class _Packer:
-    """Joins documents end to end, an end-of-text token after each, and cuts them into sequences that each begin with BOS."""
-
-    def __init__(self, tokenizer: Any, config: TokensConfig, wanted: int) -> None:
-        self.bos: int | None = tokenizer.bos_token_id if config.bos else None
-        self.separator: int | None = tokenizer.eos_token_id
-        self.special_ids = sorted(tokenizer.all_special_ids)
-        self.body = config.context - (self.bos is not None)
-        self.wanted = wanted
-        self.sequences: list[tuple[list[int], list[int], list[int]]] = []
-        self.documents: list[str] = []
-        self.packed = 0
-        self._stream: tuple[list[int], list[int], list[int]] = ([], [], [])
-
-    @property
-    def full(self) -> bool:
-        return self.packed >= self.wanted
-
-    def add(self, name: str, ids: list[int]) -> int:
-        """Take a document in; returns by how many tokens the packed ones have grown."""
-        before = self.packed
-        special = set(self.special_ids)
-        tokens, document, position = self._stream
-        tokens.extend(ids)
-        document.extend(-1 if token in special else len(self.documents) for token in ids)
-        position.extend(range(len(ids)))
-        if self.separator is not None:
-            tokens.append(self.separator)
-            document.append(-1)
-            position.append(len(ids))
-        self.documents.append(name)
-        start = 0
-        while len(tokens) - start >= self.body and not self.full:
-            piece = slice(start, start + self.body)
-            self._cut(tokens[piece], document[piece], position[piece])
-            start += self.body
-        self._stream = (tokens[start:], document[start:], position[start:])
-        return self.packed - before
-
-    def _cut(self, tokens: list[int], document: list[int], position: list[int]) -> None:
-        self.packed += sum(d >= 0 for d in document)
-        if self.bos is not None:
-            tokens, document, position = [self.bos, *tokens], [-1, *document], [0, *position]
-        self.sequences.append((tokens, document, position))
-
-    def token_set(self) -> TokenSet:
-        arrays = [torch.tensor([s[i] for s in self.sequences], dtype=torch.int32) for i in range(3)]
-        return TokenSet(arrays[0], arrays[1], arrays[2], self.documents, self.special_ids, complete=self.full)

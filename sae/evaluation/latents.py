@@ -45,7 +45,7 @@ def top_examples(
         decode: token ids to text.
         examples: how many to show of each latent.
         before: tokens to show ahead of the peak.
-        after: tokens to show behind it.
+        after: tokens to show behind it; padding is not shown.
     """
     shown = []
     for column, latent in enumerate(latents):
@@ -66,7 +66,8 @@ def _example(
     sequence: int, peak: int, activations_C: Tensor, tokens: TokenSet, decode: Callable[[list[int]], str], before: int, after: int
 ) -> dict[str, Any]:
     start = max(0, peak - before)
-    piece = slice(start, min(len(activations_C), peak + after + 1))
+    length = len(activations_C) if tokens.lengths_S is None else int(tokens.lengths_S[sequence])
+    piece = slice(start, min(length, peak + after + 1))
     return {
         "document": tokens.documents[int(tokens.document_SC[sequence, peak])],
         "position": int(tokens.position_SC[sequence, peak]),

@@ -28,7 +28,7 @@ def test_the_shipped_model_is_small_and_as_good_as_its_card_says() -> None:
     context = model.config.max_position_embeddings
     windows: list[list[int]] = []
     for document in iter_documents(CorpusConfig()):
-        ids = tokenizer(document.text)["input_ids"]
+        ids = tokenizer(document.content)["input_ids"]
         if is_held_out(document.name, 0.1) and len(ids) > context:
             windows.append([tokenizer.bos_token_id, *ids[: context - 1]])
         if len(windows) == 64:

@@ -1,4 +1,4 @@
-"""A language model and a tokenizer that are built in a moment: a Llama of random weights, and words ``w0`` … ``w59``."""
+"""Language models and a tokenizer that are built in a moment: a Llama and a Bert of random weights, words ``w0`` … ``w59``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sae.config import seeded_global_rng
 
 WORDS = 60
 BOS, EOS, UNK = 60, 61, 62
+MASK = UNK + 1  # of the Bert alone
 
 
 def tiny_tokenizer(*, bos: bool = True, eos: bool = True) -> Any:
@@ -39,6 +40,22 @@ def tiny_llama(layers: int = 3, width: int = 16) -> Any:
     )
     with seeded_global_rng(0, "tiny llama"):
         model = LlamaForCausalLM(config)
+    return model.eval().requires_grad_(False)
+
+
+def tiny_bert(layers: int = 3, width: int = 16, *, head: bool = True) -> Any:
+    """A Bert with random weights: with the head that predicts masked tokens, or the encoder alone."""
+    config = BertConfig(
+        vocab_size=MASK + 1,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+    )
+    with seeded_global_rng(0, "tiny bert"):
+        model = BertForMaskedLM(config) if head else BertModel(config)
     return model.eval().requires_grad_(False)
 
 

@@ -36,6 +36,14 @@ def test_run_is_read_whole(run_root: Path) -> None:
     assert all(len(curve.steps) == len(curve.values) == 300 for curve in run.curves)
 
 
+def test_what_could_not_be_measured_is_left_out(run_root: Path) -> None:
+    metrics = json.loads((run_root / EVALUATION_METRICS).read_text()) | {"loss": None}
+    (run_root / EVALUATION_METRICS).write_text(json.dumps(metrics))
+    evaluation = read_run(run_root).evaluation
+    assert not [name for name in evaluation if name.startswith("loss")]
+    assert evaluation["fvu"] == 0.2134
+
+
 def test_sections_that_change_no_result_are_left_out(run_root: Path) -> None:
     assert list(read_run(run_root).params) == ["corpus", "subject", "tokens", "activations", "sae", "train", "report"]
 

@@ -117,6 +117,15 @@ def test_headline_figures_come_with_baseline_and_definition(render: Render) -> N
     assert tokens.startswith("Tokens100,000cosine 0.891")
 
 
+def test_a_model_without_a_loss_has_no_figure_of_it(render: Render, run_root: Path) -> None:
+    metrics = json.loads((run_root / EVALUATION_METRICS).read_text()) | {"loss": None}
+    (run_root / EVALUATION_METRICS).write_text(json.dumps(metrics))
+    page = Page(render())
+    assert [text[:2] for _, text in page.find("section", class_="figure")] == ["L0", "FV", "De", "To"]
+    assert "nats" not in next(text for _, text in page.find("p", class_="verdict"))
+    assert not [attributes for attributes, _ in page.find("td") if str(attributes["data-metric"]).startswith("loss")]
+
+
 def test_tokens_are_complete_and_escaped(render: Render, run_root: Path) -> None:
     parsed = Page(render())
     examples = [example for latent in stored_latents(run_root) for example in latent["examples"]]

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import matplotlib.image
 import pytest
 
 from pipeline.report.config import ReportConfig
-from pipeline.report.data import CURVES, read_run
+from pipeline.report.data import CURVES, EVALUATION_METRICS, read_run
 from pipeline.report.plots import draw
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -46,6 +47,13 @@ def test_title_is_drawn_and_is_no_formula(run_root: Path, pictures: dict[str, by
     titled = draw(read_run(run_root), ReportConfig(title="costs $1, not $x^2$"))
     changed = {name for name in pictures if pictures[name] != titled[name]}
     assert changed == {"summary.png"}
+
+
+def test_a_model_without_a_loss_changes_the_summary_alone(run_root: Path, pictures: dict[str, bytes]) -> None:
+    metrics = json.loads((run_root / EVALUATION_METRICS).read_text()) | {"loss": None}
+    (run_root / EVALUATION_METRICS).write_text(json.dumps(metrics))
+    without = draw(read_run(run_root), ReportConfig())
+    assert {name for name in pictures if pictures[name] != without[name]} == {"summary.png"}
 
 
 def test_run_without_curves_is_drawn(run_root: Path) -> None:

@@ -26,7 +26,7 @@ def dataset(folder: Path, **more: Any) -> CorpusConfig:
     return parse_config(CorpusConfig, {"source": "huggingface", "huggingface": section}, "corpus")
 
 
-def by_name(config: CorpusConfig) -> dict[str, str]:
+def by_name(config: CorpusConfig) -> dict[str, Any]:
     documents = list(iter_documents(config))
     assert len({d.name for d in documents}) == len(documents)
     return dict(documents)
@@ -153,8 +153,33 @@ def test_missing_column_names_file_and_nearest(tmp_path: Path) -> None:
 
 
 def test_column_of_another_type_is_refused(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": 3}])
-    assert "found int, expected str" in refusal(files(path))
+    for value, found in (
+        (3, "int"),
+        ([1, "a"], "list of int, str"),
+        ([True], "list of bool"),
+        ([{"role": "user"}], "list of dict"),
+    ):
+        path = write_jsonl(tmp_path / "rows.jsonl", [{"text": value}])
+        assert f"corpus.files.column: this column of {path} holds no documents (found {found}, expected text" in refusal(
+            files(path)
+        )
+
+
+def test_kinds_are_told_by_the_value_and_may_change_from_row_to_row(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    values = ["w1 w2", [1, 2, 3], chat, [], None]
+    (tmp_path / "mine").mkdir()
+    path = write_jsonl(tmp_path / "mine/train.jsonl", [{"text": value} for value in values])
+    expected = dict(enumerate([*values[:3]]))
+    assert by_name(files(path)) == {f"train.jsonl#{i}": value for i, value in expected.items()}
+    assert by_name(dataset(tmp_path / "mine")) == {f"mine/train#{i}": value for i, value in expected.items()}
+
+
+def test_keys_that_a_message_lacks_are_absent_though_a_parquet_file_holds_nulls_for_them(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "a", "name": "me"}, {"role": "assistant", "content": None}]
+    pq.write_table(pa.table({"chat": [chat], "ids": [[1, 2]]}), tmp_path / "rows.parquet")
+    assert by_name(files(tmp_path / "rows.parquet", column="chat")) == {"rows.parquet#0": chat}
+    assert by_name(files(tmp_path / "rows.parquet", column="ids")) == {"rows.parquet#0": [1, 2]}
 
 
 def test_pattern_that_matches_nothing_names_the_nearest(folder: Path) -> None:

@@ -47,11 +47,11 @@ MANY = documents([17, 3, 40, 1, 9, 22] * 20)
 
 @given(st.lists(st.integers(0, 40), min_size=60, max_size=140), st.integers(2, 17), st.booleans(), st.booleans())
 def test_every_token_of_every_document_stands_once_and_in_order(lengths: list[int], context: int, bos: bool, eos: bool) -> None:
-    texts = [d for d in documents(lengths) if d.text]
+    texts = [d for d in documents(lengths) if d.content]
     body, streams = context - bos, {}
     for split in SPLITS:
         mine = [d for d in texts if is_held_out(d.name, SHARE) == (split == "held_out")]
-        streams[split] = [token for d in mine for token in [*(int(word[1:]) for word in d.text.split()), *[EOS] * eos]]
+        streams[split] = [token for d in mine for token in [*(int(word[1:]) for word in str(d.content).split()), *[EOS] * eos]]
     assume(all(len(stream) >= body for stream in streams.values()))
     for split, tokens in build(texts, TOKENIZERS[bos, eos], context=context).items():
         whole = len(streams[split]) // body
@@ -59,7 +59,7 @@ def test_every_token_of_every_document_stands_once_and_in_order(lengths: list[in
         assert tokens.tokens_SC.shape == (whole, context)
         assert tokens.tokens_SC[:, bos:].flatten().tolist() == expected
         for name, words in words_of(tokens).items():
-            text = dict(texts)[name].split()
+            text = str(dict(texts)[name]).split()
             assert words == [(i, int(word[1:])) for i, word in enumerate(text[: len(words)])]
 
 
@@ -92,7 +92,7 @@ def test_an_end_of_text_token_follows_each_document() -> None:
 
 
 def test_special_tokens_inside_a_text_are_flagged_too() -> None:
-    texts = [Document(d.name, d.text + " </s> w1 strange") for d in MANY]
+    texts = [Document(d.name, f"{d.content} </s> w1 strange") for d in MANY]
     tokens = build(texts)["train"]
     assert torch.equal(tokens.special_SC, tokens.tokens_SC >= BOS)
     assert (tokens.tokens_SC == UNK).any()

@@ -69,6 +69,18 @@ def test_more_examples_than_sequences_are_those_there_are() -> None:
     assert len(rows) == 4
 
 
+def test_padding_is_not_shown() -> None:
+    padded = tokens()
+    padded.lengths_S = torch.tensor([40, 5, 40, 12, 26, 40]).int()
+    shown = top_examples(
+        planted(), [7, 3], torch.linspace(0, 0.9, 10), padded, lambda ids: f"<{ids[0]}>", examples=3, before=16, after=8
+    )
+    strongest, second, _ = shown[0]["examples"]
+    assert strongest["tokens"] == [f"<{4 * C + c}>" for c in range(4, 26)]
+    assert len(strongest["activations"]) == 22
+    assert second["tokens"] == [f"<{C + c}>" for c in range(5)]
+
+
 def test_latents_are_chosen_from_the_whole_range_of_frequencies() -> None:
     fired_F = torch.tensor([5, 1000, 0, 30, 500, 9, 10, 70])
     assert choose_latents(fired_F, 100) == [1, 4, 7, 3, 6]

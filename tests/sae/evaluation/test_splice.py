@@ -28,7 +28,8 @@ def special() -> Tensor:
 
 
 def spliced(reconstruct: object, batch: int = S) -> dict[str, float]:
-    loss = SplicedLoss(MODEL, HookPoint(MODEL, POINT), reconstruct, MEAN_D)  # type: ignore[arg-type]
+    points = [HookPoint(MODEL, POINT)]
+    loss = SplicedLoss(MODEL, points, points, reconstruct, [MEAN_D])  # type: ignore[arg-type]
     for t, s in zip(tokens().split(batch), special().split(batch), strict=True):
         loss.update(t, s)
     return loss.result()
@@ -114,7 +115,8 @@ def test_batches_change_nothing(batch: int) -> None:
 
 
 def test_tokens_are_the_targets_that_are_no_special_ones() -> None:
-    loss = SplicedLoss(MODEL, HookPoint(MODEL, POINT), lambda x: x, MEAN_D)
+    points = [HookPoint(MODEL, POINT)]
+    loss = SplicedLoss(MODEL, points, points, lambda x: x, [MEAN_D])
     loss.update(tokens(), special())
     assert loss.tokens == int((~special()[:, 1:]).sum()) == S * (C - 1) - 2
 
