@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sae.activations.hook_points import find_hook_points
 from sae.activations.layout import Numbers
-from sae.activations.model import read_activations
+from sae.activations.model import input_device, read_activations
 from sae.config import Failure
 from sae.corpus.tokens import TokenSet
 
@@ -61,8 +61,9 @@ class Reader:
     ) -> None:
         self.model, self.tokens, self.autocast, self.batch_size = model, tokens, autocast, batch_size
         self.points = find_hook_points(model, hook_points)
-        self.device = next(model.parameters()).device
+        self.device = input_device(model)
         self.kept_SC = torch.ones_like(tokens.tokens_SC, dtype=torch.bool) if whole else ~tokens.special_SC
+        self.attention_SC = tokens.attention_SC
         self.first_row_S = torch.cat([torch.zeros(1, dtype=torch.int64), self.kept_SC.sum(1).cumsum(0)])
         self.widths = {name: x_SCD.shape[-1] for name, x_SCD in self._forward(torch.arange(1)).items()}
         self.limits: dict[str, float] = {}
@@ -99,7 +100,9 @@ class Reader:
             else torch.autocast(self.device.type, dtype=getattr(torch, self.autocast))
         )
         with memory_errors("activations.batch_size", len(sequences_S)), context:
-            return read_activations(self.model, self.points, self.tokens.tokens_SC[sequences_S].to(self.device))
+            attention_SC = None if self.attention_SC is None else self.attention_SC[sequences_S].to(self.device)
+            seen = read_activations(self.model, self.points, self.tokens.tokens_SC[sequences_S].to(self.device), attention_SC)
+        return {point.name: seen[point.name] for point in self.points}  # in their order, not in that of the model
 
     def _limits(self, multiple: float) -> dict[str, float]:
         """The largest norm that is kept at each hook point, from the first sequences, so the same for every worker."""
