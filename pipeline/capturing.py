@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -19,31 +21,70 @@ from sae.config import Failure
 from sae.corpus.subject import SubjectConfig
 from sae.corpus.tokens import SPLITS, TokenSet
 
+SUBJECT = "data/inputs/subject.json"
+STREAM = "stream.json"
+SAMPLE_TOKENS = 131_072
 HELP = "SAE_CAPTURE_FOR"  # in a helper's environment: the process that it works for
 
 
-def captures(ctx: StageContext, parts: Path | None = None) -> dict[str, Capture]:
-    """The captures of both splits, which go on where an earlier one stopped.
+def captures(
+    ctx: StageContext, config: ActivationsConfig, subject: SubjectConfig, parts: Path | None = None
+) -> dict[str, Capture]:
+    """The captures of both splits, which go on where an earlier one stopped. A stream's training split is a sample.
 
     Args:
         ctx: of the stage `activations`.
+        config: its section.
+        subject: the other one.
         parts: folder for the unfinished parts; in the stage's own folder of unfinished work if left out.
     """
     transformers_logging.disable_progress_bar()
-    config, subject = ctx.section("activations", ActivationsConfig), ctx.section("subject", SubjectConfig)
     device = ctx.run.torch_device()
-    fingerprint = ctx.read_json("data/inputs/subject.json")
+    fingerprint = ctx.read_json(SUBJECT)
     model = load_model(subject, fingerprint["revision"], device)
     made = {}
     for split in SPLITS:
-        inputs = {
-            "subject": fingerprint.get("sha256") or fingerprint["revision"],
-            "tokens": ctx.read_json(f"data/tokens/{split}/tokens.json")["sha256"],
-        }
+        inputs = {"subject": subject_hash(fingerprint), "tokens": ctx.read_json(tokens_json(split))["sha256"]}
         tokens = TokenSet.load(ctx.root / "data/tokens" / split)
+        if config.store == "stream" and split == "train":
+            tokens = sample_of(tokens)
         where = None if parts is None else parts / split
         made[split] = Capture(model, tokens, config, ctx.work / "activations" / split, split=split, inputs=inputs, parts=where)
     return made
+
+
+def sample_of(tokens: TokenSet) -> TokenSet:
+    """Sequences in equal distances: what a stream keeps for the figures that need training rows (mean, PCA)."""
+    count = min(len(tokens.tokens_SC), max(1, SAMPLE_TOKENS // tokens.tokens_SC.shape[1]))
+    chosen_S = torch.linspace(0, len(tokens.tokens_SC) - 1, count).round().long()
+    columns = {name: getattr(tokens, name)[chosen_S] for name in ("tokens_SC", "document_SC", "position_SC")}
+    lengths_S = None if tokens.lengths_S is None else tokens.lengths_S[chosen_S]
+    return dataclasses.replace(tokens, **columns, lengths_S=lengths_S)
+
+
+def subject_hash(fingerprint: dict[str, str]) -> str:
+    """What the subject goes by in a manifest."""
+    return fingerprint.get("sha256") or fingerprint["revision"]
+
+
+def tokens_json(split: str) -> str:
+    """Where a split's tokens say what they are."""
+    return f"data/tokens/{split}/tokens.json"
+
+
+def save_stream(ctx: StageContext, config: ActivationsConfig, subject: SubjectConfig, directory: Path) -> None:
+    """Leave word for the train stage of what to stream (`pipeline.streaming`). Hashes of all that goes in stand there, since that stage does not
+    depend on them by itself.
+    """
+    fingerprint = ctx.read_json(SUBJECT)
+    word = {
+        "activations": config.model_dump(mode="json"),
+        "subject": subject.model_dump(mode="json"),
+        "revision": fingerprint["revision"],
+        "inputs": {"subject": subject_hash(fingerprint), "tokens": ctx.read_json(tokens_json("train"))["sha256"]},
+        "code": ctx.code_hash(),
+    }
+    (directory / STREAM).write_text(json.dumps(word, indent=2) + "\n")
 
 
 @contextmanager

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import shutil
-from pathlib import Path
 
 from pipeline.logging import curve_loggers
 from pipeline.progress import Progress
 from pipeline.stage import StageContext, run_stage
 from pipeline.stopping import StopRequest
 from sae.activations.loader import StoreSource
+from sae.activations.store import Store
 from sae.architecture import save
 from sae.architectures.config import SAEConfig
 from sae.training.config import TrainConfig
+from sae.training.source import ActivationSource
 from sae.training.trainer import Stopped, Trainer
 
+TRAIN = "data/activations/train"
 ROWS_MEASURED = 16_384  # of the training split, for the line that the stage prints
 
 
 def body(ctx: StageContext) -> str:
     sae_config, config = ctx.section("sae", SAEConfig), ctx.section("train", TrainConfig)
-    source = StoreSource(ctx.root / "data/activations/train", sae_config.hook_points, sae_config.target_hook_points)
+    source = open_source(ctx, sae_config)
     architecture = sae_config.architecture_class()(
         sae_config.architecture_config(),
         d_in=sum(source.widths),
@@ -60,7 +63,7 @@ def body(ctx: StageContext) -> str:
             out,
             hook_points=source.hook_points,
             target_hook_points=source.target_hook_points,
-            lineage=lineage(ctx, source),
+            lineage=lineage(ctx),
             normalizer=trainer.normalizer,
         )
     if config.keep_state:
@@ -80,11 +83,23 @@ def summary(trainer: Trainer, name: str, rate: float) -> str:
     )
 
 
-def lineage(ctx: StageContext, source: StoreSource) -> dict[str, str]:
+def open_source(ctx: StageContext, config: SAEConfig) -> ActivationSource:
+    """The training activations: a store, or the language model itself where the stage `activations` left word to stream."""
+    if not (ctx.root / TRAIN / "stream.json").exists():
+        directory, device = ctx.root / TRAIN, ctx.run.torch_device()
+        return StoreSource(directory, config.hook_points, config.target_hook_points, device=device)
+    # By name, since it imports all of capturing, which is no dependency of this stage: the word that was left hashes it.
+    streaming = importlib.import_module("pipeline.streaming")
+    source: ActivationSource = streaming.open_stream(ctx, config.hook_points, config.target_hook_points)
+    return source
+
+
+def lineage(ctx: StageContext) -> dict[str, str]:
     """Hashes of all that the SAE is made from."""
-    manifest = source.store.manifest
-    digest = hashlib.sha256(Path(source.store.directory / "manifest.json").read_bytes()).hexdigest()
-    return {**manifest.inputs, "activations": digest, "code": ctx.code_hash()}
+    digest = hashlib.sha256()
+    for path in sorted((ctx.root / TRAIN).glob("*.json")):
+        digest.update(path.read_bytes())
+    return {**Store(ctx.root / TRAIN).manifest.inputs, "activations": digest.hexdigest(), "code": ctx.code_hash()}
 
 
 if __name__ == "__main__":

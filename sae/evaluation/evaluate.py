@@ -70,8 +70,7 @@ class Evaluation:
         self.sae, self.model, self.decode, self.config = sae, model, decode, config
         self.tokens, self.held_out, self.train, self.progress, self.task = tokens, held_out, train, progress, task
         for store in (held_out, train):
-            for name in [*sae.hook_points, *sae.target_hook_points]:
-                store.check_hook_point(name, str(store.directory))
+            store.match_hook_points([*sae.hook_points, *sae.target_hook_points], str(store.directory))
         self.means = [train.mean(name) for name in sae.target_hook_points]
         self.mean_E = torch.cat(self.means)
         self.device = sae.decoder_rows_FD.device
