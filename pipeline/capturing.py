@@ -73,8 +73,9 @@ def tokens_json(split: str) -> str:
 
 
 def save_stream(ctx: StageContext, config: ActivationsConfig, subject: SubjectConfig, directory: Path) -> None:
-    """Leave word for the train stage of what to stream (`pipeline.streaming`). Hashes of all that goes in stand there, since that stage does not
-    depend on them by itself.
+    """Leave word for the train stage of what to stream (`pipeline.streaming`).
+
+    Hashes of all that goes in stand there, since that stage does not depend on them by itself.
     """
     fingerprint = ctx.read_json(SUBJECT)
     word = {
