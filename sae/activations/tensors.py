@@ -64,36 +64,65 @@ class TensorSource:
         return torch.randperm(len(self.x_ND), generator=generator(seed, "rows", f"epoch {epoch}"))
 
 
-def map_tensor(path: Path, name: str | None = None) -> Tensor:
-    """A tensor that stays in its file, an `.npy` or a `.safetensors`, until rows of it are asked for.
+def map_tensor(path: Path, name: str | None = None, *, lone: bool = False) -> Tensor:
+    """A tensor that stays in its file, an `.npy` or a `.safetensors`, until rows of it are asked for; or a column of a
+    `.parquet` file, which is read.
 
     Args:
         path: the file.
-        name: which tensor of a safetensors file; the only one if left out.
+        name: which tensor or column, where the file names them; the only one if left out.
+        lone: take the only one too if it has another name.
 
     Raises:
         InputError: no such tensor, or a file of another kind.
         Failure: the file is damaged.
     """
-    if path.suffix not in (".npy", ".safetensors"):
-        raise InputError("rows come from an .npy or .safetensors file", found=str(path))
+    if path.suffix not in (".npy", ".safetensors", ".parquet"):
+        raise InputError("rows come from an .npy, .safetensors or .parquet file", found=str(path))
     try:
         if path.suffix == ".npy":
             # Copy on write: torch wants memory that it may write to, and nothing here writes.
             return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        if path.suffix == ".parquet":
+            return _column(path, name, lone)
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            if name is None and len(names) != 1:
-                raise InputError("this file holds several tensors; name one", found=", ".join(names))
-            name = names[0] if name is None else name
-            if name not in names:
-                raise InputError("this file holds no such tensor", found=name, nearest=nearest_name(name, names))
-            tensor: Tensor = file.get_tensor(name)
+            tensor: Tensor = file.get_tensor(_choose(path, list(file.keys()), name, lone))
             return tensor
     except FileNotFoundError:
         raise InputError("no such file", found=str(path)) from None
     except (SafetensorError, ValueError, OSError) as error:
         raise Failure(f"this file is damaged: {error}", where=str(path)) from None
+
+
+def _column(path: Path, name: str | None, lone: bool) -> Tensor:
+    """A column of lists of one length, or of numbers, as [rows, dimensions]."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lists = [f.name for f in pq.read_schema(path) if pa.types.is_list(f.type) or pa.types.is_fixed_size_list(f.type)]
+    name = _choose(path, lists, name, lone)
+    array = pq.read_table(path, columns=[name]).column(name).combine_chunks()
+    values, rows = array.flatten().to_numpy(zero_copy_only=False), len(array)
+    lengths = set(array.value_lengths().unique().to_pylist()) if pa.types.is_list(array.type) else {array.type.list_size}
+    if len(lengths) != 1 or None in lengths or len(values) != rows * max(lengths):
+        raise InputError("this column's lists differ in length", where=str(path), found=name)
+    return torch.from_numpy(values.copy()).view(rows, -1)
+
+
+def _choose(path: Path, names: list[str], name: str | None, lone: bool) -> str:
+    if name in names:
+        return str(name)
+    if len(names) == 1 and (name is None or lone):
+        return names[0]
+    if name is None:
+        raise InputError("this file holds several tensors; name one", where=str(path), found=", ".join(names))
+    raise InputError(
+        "this file holds no such tensor",
+        where=str(path),
+        found=name,
+        expected=", ".join(names),
+        nearest=nearest_name(name, names),
+    )
 
 
 def _check_widths(rows_ND: Tensor, widths: list[int] | None, where: str) -> list[int]:
