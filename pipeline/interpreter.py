@@ -20,6 +20,7 @@ NEEDED = (
     "scipy",
     "schedulefree",
     "pyarrow",
+    "psutil",
     "datasets",
     "transformers",
     "tokenizers",

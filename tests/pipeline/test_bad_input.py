@@ -119,7 +119,7 @@ def with_a_folder_to_start_from(name: str) -> Callable[[Path], None]:
         (with_params({"activations.hook_points": ["model.layer.0"]}), "activations", "did you mean 'model.layers.0'?"),
         (with_params({"activations.hook_points": ["nothing"]}), "activations", "model.layers.0, model.layers.1"),
         (with_params({"sae.expansion": 0.001}), "train", "sae.expansion: this makes an SAE without latents"),
-        (with_params({"sae.hook_point": "model.layers.1"}), "train", "the store has no such hook point"),
+        (with_params({"sae.hook_points": ["model.layers.1"]}), "train", "the store has no such hook point"),
         (with_params({"train.coefficients": {"sparsty_loss": 1.0}}), "train", "did you mean 'sparsity_loss'?"),
         (
             with_params({"train.l0_targeting": {"coefficient": "sparsty_loss"}}),

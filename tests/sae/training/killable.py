@@ -1,4 +1,4 @@
-"""A training run in a process of its own, which tells on its standard output where it is, a letter at a time.
+"""A training run from a store, in a process of its own, which tells on its standard output where it is, a letter at a time.
 
 `s` after each step, `b` when a save begins, `p` at every point within it, `e` when it is over, `d` when the run is done.
 With `slow` it dawdles at each letter, so that whoever kills it can choose where.
@@ -17,6 +17,9 @@ from typing import Any
 
 import torch
 
+from sae.activations.loader import StoreSource
+from sae.activations.own import store_tensors
+from sae.activations.store import MANIFEST
 from sae.architecture import save
 from sae.architectures.vanilla import VanillaSAE
 from sae.config import parse_config
@@ -66,7 +69,11 @@ def main(directory: Path, steps: int, *, slow: bool) -> None:
 
     torch.set_num_threads(1)
     normalize.SAMPLE_ROWS = 1024
-    source, config = SyntheticSource(), parse_config(TrainConfig, CONFIG | {"steps": steps})
+    rows = directory.parent / "rows"
+    if not (rows / MANIFEST).exists():
+        x_ND, _ = next(SyntheticSource().batches(3000, seed=0))
+        store_tensors({"synthetic": x_ND}, rows, dtype="float32")
+    source, config = StoreSource(rows), parse_config(TrainConfig, CONFIG | {"steps": steps})
     architecture = VanillaSAE(d_in=16, d_sae=32, l0_target=3.0)
     trainer = Trainer(
         architecture, source, config, held_out=source, checkpoint=directory / "state", progress=lambda steps: tell(b"s")
