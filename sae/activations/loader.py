@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from sae.activations.shards import OpenShard
 from sae.activations.store import Store
 from sae.config import InputError, generator
 
+MAPPED = 4096  # shards at most that stay mapped; Linux allows a process 65,530 mappings
+BLOCK = 8  # rows of a shuffled store that stay together: memory reads neighbours much faster, and they are strangers
 Raw = dict[str, Tensor]  # stored columns by name, scales included
 
 
@@ -39,9 +42,10 @@ class _Piece:
 class StoreSource:
     """A store as a source of training batches: every row once an epoch, for ever.
 
-    An epoch visits the shards in a random order and the rows of a shard in a random order; since rows were shuffled over
-    the whole split when the store was written, a batch is a fair sample of the split. A thread reads ahead; only the rows
-    of a few batches are in memory. Rows of special tokens, which a store of sequences keeps in place, are left out.
+    An epoch visits the shards in a random order and the rows of a shard in a random order, eight neighbours at a time;
+    since rows were shuffled over the whole split when the store was written, a batch is a fair sample of the split. A thread
+    reads ahead; only the rows of a few batches are in memory. Rows of special tokens, which a store of sequences keeps in
+    place, are left out.
 
     Args:
         directory: of a store.
@@ -71,6 +75,7 @@ class StoreSource:
         self.hook_points = self.store.match_hook_points(_names(hook_points, [first]), "sae.hook_points")
         targets = _names(target_hook_points, self.hook_points)
         self.target_hook_points = self.store.match_hook_points(targets, "sae.target_hook_points")
+        self._mapped: dict[int, OpenShard] = {}
         self._kept = [self._kept_rows(index) for index in range(len(self.store.manifest.shards))]
         if not self.rows:
             raise InputError("this store has no rows but those of special tokens", where=str(directory))
@@ -111,26 +116,30 @@ class StoreSource:
         """Batches as they are stored, from number `start` on."""
         parts: list[_Piece] = []
         have = 0
+        # Memory that is used again is several times faster than fresh. Whoever gets a batch has copied it before it asks for
+        # the next: to a type of its own, or to a device; but not at once to CUDA, whose memory allocator knows when.
+        reuse = self.store.manifest.dtype != "float32" and self.device.type != "cuda"
+        buffers: Iterator[Raw] = cycle([{} for _ in range(self.ahead + 2)]) if reuse else iter(dict, None)
         for piece in self._pieces(start * batch_size, seed):
             while have + len(piece.rows_N) >= batch_size:
-                yield self._gather([*parts, piece.take(batch_size - have)], batch_size)
+                yield self._gather([*parts, piece.take(batch_size - have)], batch_size, next(buffers))
                 parts, have = [], 0
             if len(piece.rows_N):
                 parts.append(piece)
                 have += len(piece.rows_N)
 
-    def _gather(self, pieces: list[_Piece], batch_size: int) -> Raw:
+    def _gather(self, pieces: list[_Piece], batch_size: int, columns: Raw) -> Raw:
         """The rows of a batch, copied out of the shards. NumPy does so in one thread and without Python's lock."""
-        columns: Raw = {}
         for name, sample in pieces[0].shard.stored.items():
-            column = torch.empty(batch_size, *sample.shape[1:], dtype=sample.dtype, pin_memory=self.device.type == "cuda")
-            into, done = bits(column).numpy(), 0
+            if name not in columns:
+                pinned = self.device.type == "cuda"
+                columns[name] = torch.empty(batch_size, *sample.shape[1:], dtype=sample.dtype, pin_memory=pinned)
+            into, done = bits(columns[name]).numpy(), 0
             for piece in pieces:
                 count = len(piece.rows_N)
                 # "clip" checks no bounds one by one; the rows are numbers of this shard's.
                 np.take(bits(piece.shard.stored[name]).numpy(), piece.rows_N, axis=0, out=into[done : done + count], mode="clip")
                 done += count
-            columns[name] = column
         return columns
 
     def _pieces(self, skip: int, seed: int) -> Iterator[_Piece]:
@@ -145,11 +154,18 @@ class StoreSource:
                     skip -= _count(kept)
                     continue
                 stream = generator(seed, "loader", f"epoch {epoch}", f"shard {index}")
-                chosen_N = torch.randperm(_count(kept), generator=stream)[skip:]
-                rows_N = chosen_N if isinstance(kept, int) else kept[chosen_N]
-                yield _Piece(self.store.open_shard(index, names), rows_N.numpy())
+                yield _Piece(self._opened(index, names), _shuffled(kept, stream)[skip:].numpy())
                 skip = 0
             epoch += 1
+
+    def _opened(self, index: int, names: list[str]) -> OpenShard:
+        """A shard, opened. Mapped ones stay so, since mapping them anew costs as much as reading them; Parquet is memory."""
+        if index not in self._mapped:
+            shard = self.store.open_shard(index, names)
+            if self.store.manifest.format != "safetensors" or len(self._mapped) >= MAPPED:
+                return shard
+            self._mapped[index] = shard
+        return self._mapped[index]
 
     def _kept_rows(self, index: int) -> Tensor | int:
         """Numbers of the rows of a shard that are served: all but those of special tokens. Only how many, if that is all."""
@@ -182,6 +198,15 @@ def _names(given: str | Sequence[str] | None, default: Sequence[str]) -> Sequenc
     if given is None:
         return default
     return [given] if isinstance(given, str) else given
+
+
+def _shuffled(kept: Tensor | int, stream: torch.Generator) -> Tensor:
+    """The rows of a shard in a random order: one by one where neighbours belong together, else a few at a time."""
+    if not isinstance(kept, int):
+        return kept[torch.randperm(len(kept), generator=stream)]
+    blocks_N = torch.randperm(-(-kept // BLOCK), generator=stream)
+    rows_N = (blocks_N[:, None] * BLOCK + torch.arange(BLOCK)).flatten()
+    return rows_N[rows_N < kept]
 
 
 def _count(kept: Tensor | int) -> int:

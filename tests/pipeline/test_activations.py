@@ -135,7 +135,8 @@ def test_own_tensors_become_a_store(tmp_path: Path) -> None:
     assert "NAME=FILE (found x.npy)" in command(tmp_path, "import", "other", "x.npy", status=2)
 
 
-STREAM = {"activations.store": "stream", "activations.mix_rows": 2000, "train.steps": 200, "train.checkpoint_every": 10}
+LONGER = {"sae.architecture": "topk", "train.steps": 200, "train.checkpoint_every": 10}
+STREAM = LONGER | {"activations.store": "stream", "activations.mix_rows": 2000}
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def streamed(tokenized: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_stream_trains_as_a_store_does(streamed: Path, captured: Path, tmp_path: Path) -> None:
     folder = copy(captured, tmp_path / "w")
-    write_params(folder, HOOKS | {"train.steps": 200})
+    write_params(folder, HOOKS | LONGER)
     stage(folder, "train", "evaluate")
     stored, live = (json.loads((f / "data/evaluation/metrics.json").read_text()) for f in (folder, streamed))
     assert live["fvu"] == pytest.approx(stored["fvu"], rel=0.1)

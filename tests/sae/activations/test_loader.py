@@ -104,6 +104,16 @@ def test_reading_ahead_changes_nothing(directory: Path, ahead: int) -> None:
     assert numbers([x_BD for x_BD, _ in batches]) == numbers(take(directory, 20, 7, 2, 3))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_a_batch_stays_as_it_is_when_later_ones_come(dtype: str, tmp_path: Path) -> None:
+    written(tmp_path, columns_of(), shard_bytes=250, **SHAPE | {"dtype": dtype})
+    batches, copies = [], []
+    for x_BD, _ in islice(StoreSource(tmp_path, "a").batches(5, seed=0), 20):
+        batches.append(x_BD)
+        copies.append(x_BD.clone())
+    assert all(torch.equal(a, b) for a, b in zip(batches, copies, strict=True))
+
+
 def test_several_hook_points_stand_side_by_side_and_in_the_order_asked_for(directory: Path) -> None:
     source = StoreSource(directory, ["b", "a"])
     assert (source.hook_points, source.widths) == (["b", "a"], [3, 2])
