@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-POLL = 0.1  # seconds between two looks at whether anyone still wants items
 
 
 class Ahead(Iterator[T], Generic[T]):
@@ -25,30 +24,69 @@ class Ahead(Iterator[T], Generic[T]):
     """
 
     def __init__(self, items: Iterator[T], depth: int = 2) -> None:
-        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-        unwanted = threading.Event()
-        weakref.finalize(self, unwanted.set)
-        threading.Thread(target=_make, args=(items, self._queue, unwanted), name="reading ahead", daemon=True).start()
+        self._shelf: _Shelf[T] = _Shelf(depth)
+        thread = threading.Thread(target=_make, args=(items, self._shelf), name="reading ahead", daemon=True)
+        # Also at the end of the process, and waited for: a thread that is cut off within torch would abort it.
+        weakref.finalize(self, _end, self._shelf, thread)
+        thread.start()
 
     def __next__(self) -> T:
-        item, error = self._queue.get()
-        if error is not None:
-            self._queue.put((None, error))  # whoever asks again gets the same
-            raise error
-        return item  # type: ignore[return-value]  # there is one where there is no error
+        return self._shelf.take()
 
 
-def _make(items: Iterator[T], ready: queue.Queue[tuple[T | None, BaseException | None]], unwanted: threading.Event) -> None:
-    while True:
-        try:
-            made: tuple[T | None, BaseException | None] = (next(items), None)
-        except BaseException as error:  # all of them: it is raised again where the item is asked for
-            made = (None, error)
-        while not unwanted.is_set():
-            try:
-                ready.put(made, timeout=POLL)
-                break
-            except queue.Full:
-                continue
-        if unwanted.is_set() or made[1] is not None:
-            return
+class _Shelf(Generic[T]):
+    """What is made and not yet taken."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.changed = threading.Condition()
+        self.unwanted = False
+        self.items: deque[T] = deque()
+        self.error: BaseException | None = None
+
+    def put(self, item: T) -> bool:
+        """Wait for room; returns whether more is wanted."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.unwanted or len(self.items) < self.depth)
+            self.items.append(item)
+            self.changed.notify_all()
+            return not self.unwanted
+
+    def fail(self, error: BaseException) -> None:
+        """There is no other item, for this reason."""
+        with self.changed:
+            self.error = error
+            self.changed.notify_all()
+
+    def take(self) -> T:
+        """Wait for the next item; the error if there is none."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.items or self.error is not None)
+            if not self.items:
+                assert self.error is not None
+                raise self.error  # whoever asks again gets the same
+            item = self.items.popleft()
+            self.changed.notify_all()
+            return item
+
+    def abandon(self) -> None:
+        """Nobody takes any more."""
+        with self.changed:
+            self.unwanted = True
+            self.changed.notify_all()
+
+
+def _make(items: Iterator[T], shelf: _Shelf[T]) -> None:
+    try:
+        for item in items:
+            if not shelf.put(item):
+                return
+        shelf.fail(StopIteration())
+    except BaseException as error:  # all of them: it is raised again where the item is asked for
+        shelf.fail(error)
+
+
+def _end(shelf: _Shelf[T], thread: threading.Thread) -> None:
+    shelf.abandon()
+    if thread is not threading.current_thread():
+        thread.join()

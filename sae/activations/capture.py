@@ -127,7 +127,7 @@ class Capture:
             sequences_S = torch.arange(self._bounds_S[part], self._bounds_S[part + 1])
             for batch_S in sequences_S.split(self.config.batch_size):
                 builder.write(*self.reader.read(batch_S))
-                progress(int(self.reader.kept_SC[batch_S].sum()))
+                progress(int(self.reader.first_row_S[batch_S[-1] + 1] - self.reader.first_row_S[batch_S[0]]))
 
         self.writer.write_parts(produce, share, progress)
 

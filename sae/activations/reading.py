@@ -62,9 +62,10 @@ class Reader:
         self.model, self.tokens, self.autocast, self.batch_size = model, tokens, autocast, batch_size
         self.points = find_hook_points(model, hook_points)
         self.device = input_device(model)
-        self.kept_SC = torch.ones_like(tokens.tokens_SC, dtype=torch.bool) if whole else ~tokens.special_SC
-        self.attention_SC = tokens.attention_SC
-        self.first_row_S = torch.cat([torch.zeros(1, dtype=torch.int64), self.kept_SC.sum(1).cumsum(0)])
+        self.whole = whole
+        # Nothing of the size of the split is made here, but one number a sequence: the tokens stay in their file.
+        counts = [self.kept(sequences_S).sum(1) for sequences_S in torch.arange(len(tokens.tokens_SC)).split(4096)]
+        self.first_row_S = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)])
         self.widths = {name: x_SCD.shape[-1] for name, x_SCD in self._forward(torch.arange(1)).items()}
         self.limits: dict[str, float] = {}
         if outlier_norm is not None:
@@ -75,9 +76,14 @@ class Reader:
         """Rows of the split, those that the filter will drop included."""
         return int(self.first_row_S[-1])
 
+    def kept(self, sequences_S: Tensor) -> Tensor:
+        """Which positions [S, C] of these sequences become rows."""
+        document_SC = self.tokens.document_SC[sequences_S]
+        return torch.ones_like(document_SC, dtype=torch.bool) if self.whole else document_SC >= 0
+
     def read(self, sequences_S: Tensor) -> Rows:
         """The rows of these sequences, by number, in order."""
-        kept_SC = self.kept_SC[sequences_S]
+        kept_SC = self.kept(sequences_S)
         activations = {name: x_SCD[kept_SC.to(x_SCD.device)] for name, x_SCD in self._forward(sequences_S).items()}
         here = self.tokens
         columns = {"document": here.document_SC, "position": here.position_SC, "token": here.tokens_SC}
@@ -100,8 +106,11 @@ class Reader:
             else torch.autocast(self.device.type, dtype=getattr(torch, self.autocast))
         )
         with memory_errors("activations.batch_size", len(sequences_S)), context:
-            attention_SC = None if self.attention_SC is None else self.attention_SC[sequences_S].to(self.device)
-            seen = read_activations(self.model, self.points, self.tokens.tokens_SC[sequences_S].to(self.device), attention_SC)
+            tokens_SC, lengths_S = self.tokens.tokens_SC[sequences_S].to(self.device), self.tokens.lengths_S
+            attention_SC = None
+            if lengths_S is not None:
+                attention_SC = (torch.arange(tokens_SC.shape[1]) < lengths_S[sequences_S, None]).to(self.device)
+            seen = read_activations(self.model, self.points, tokens_SC, attention_SC)
         return {point.name: seen[point.name] for point in self.points}  # in their order, not in that of the model
 
     def _limits(self, multiple: float) -> dict[str, float]:

@@ -100,7 +100,7 @@ class StreamSource:
 
     def _buffers(self, skip: int, seed: int) -> Iterator[tuple[Buffer, Tensor]]:
         """Buffers with the order in which their rows are served, from row number `skip` of the endless order on."""
-        count_S = self.reader.kept_SC.sum(1)
+        count_S = self.reader.first_row_S.diff()
         epoch, skip = divmod(skip, self.rows)
         while True:
             order_S = torch.randperm(len(count_S), generator=generator(seed, "stream", f"epoch {epoch}"))

@@ -31,10 +31,10 @@ CONFIG = {"hook_points": ["layers.0", "layers.1.input"], "dtype": "float32", "ba
 class Model(nn.Module):
     """Stands where a language model stands; made in a moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 8) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(50, 8)
-        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+        self.embedding = nn.Embedding(50, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -61,3 +63,11 @@ def test_the_thread_ends_when_nobody_reads_any_more() -> None:
     ahead = None
     gc.collect()
     wait_until(lambda: not thread.is_alive())
+
+
+def test_a_process_that_ends_while_a_thread_reads_ends_well() -> None:
+    code = "import torch; from sae.activations.ahead import Ahead\n"
+    code += "ahead = Ahead((torch.randn(300, 300) @ torch.randn(300, 300) for _ in range(10**9)), 3); next(ahead)"
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
