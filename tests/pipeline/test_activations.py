@@ -180,3 +180,31 @@ def test_a_stream_whose_tokens_have_changed_is_refused(streamed: Path, tmp_path:
     done = run([sys.executable, "-m", "pipeline.stages.train"], folder)
     assert done.returncode == 1
     assert "the stream's tokens or subject have changed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sae", "inputs", "targets"),
+    [
+        ({"sae.architecture": "crosscoder", "sae.hook_points": ["model.layers.*"]}, ["model.layers.0", "model.layers.1"], None),
+        (
+            {
+                "sae.architecture": "skip_transcoder",
+                "sae.hook_points": ["model.layers.1.mlp.input"],
+                "sae.target_hook_points": ["model.layers.1"],
+            },
+            ["model.layers.1.mlp.input"],
+            ["model.layers.1"],
+        ),
+    ],
+)
+def test_several_hook_points_of_a_real_model_are_trained_on_and_evaluated(
+    sae: dict[str, object], inputs: list[str], targets: list[str] | None, captured: Path, tmp_path: Path
+) -> None:
+    folder = copy(captured, tmp_path / "w")
+    write_params(folder, HOOKS | sae | {"train.steps": 200})
+    stage(folder, "train", "evaluate", "report")
+    config = json.loads((folder / "data/sae/config.json").read_text())
+    assert (config["hook_points"], config["target_hook_points"]) == (inputs, targets or inputs)
+    metrics = json.loads((folder / "data/evaluation/metrics.json").read_text())
+    assert 0 < metrics["fvu"] < 2
+    assert metrics["loss"]["spliced"] > 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -268,3 +269,29 @@ def test_running_out_of_memory_names_the_setting_to_lower(error: Exception | Non
             captured(tmp_path)
     finally:
         handle.remove()
+
+
+# The shuffle
+
+
+def test_rows_of_a_document_are_spread_over_the_split_as_by_chance(tmp_path: Path) -> None:
+    """Chi-square tests: of where the rows of each document lie, and of which documents are neighbours."""
+    documents, each, blocks = 40, 300, 10
+    sequences, context = documents * each // 8, 8
+    many = TokenSet(
+        random_tokens(sequences, context),
+        (torch.arange(sequences * context) // each).view(sequences, context).int(),
+        torch.zeros(sequences, context, dtype=torch.int32),
+        [],
+        [],
+        complete=True,
+    )
+    capture(MODEL, many, config(hook_points=POINTS[:1]), tmp_path, split="train", inputs={})
+    document_N = Store(tmp_path).read_shard(0, ["document"])["document"].long()
+    table = torch.stack([torch.bincount(part_N, minlength=documents) for part_N in document_N.chunk(blocks)])
+    assert table.sum() == documents * each
+    assert scipy.stats.chi2_contingency(table.numpy()).pvalue > 1e-3
+    same = int((document_N[1:] == document_N[:-1]).sum())  # of 11,999 pairs of neighbours one in 40 by chance
+    assert scipy.stats.binomtest(same, len(document_N) - 1, (each - 1) / (documents * each - 1)).pvalue > 1e-3
+    in_sequence = torch.stack([torch.bincount(p, minlength=documents) for p in document_N.sort().values.chunk(blocks)])
+    assert scipy.stats.chi2_contingency(in_sequence.numpy()).pvalue < 1e-9  # the test would see it
