@@ -13,6 +13,7 @@ from sae.architectures import SHIPPED
 from sae.architectures.config import SAEConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
+PAGES = [("architectures.md", "my_architectures"), ("training.md", "my_training"), ("activations.md", "my_activations")]
 
 
 def blocks(text: str) -> list[tuple[int, str]]:
@@ -20,7 +21,7 @@ def blocks(text: str) -> list[tuple[int, str]]:
     return [(text[: m.start()].count("\n") + 1, m[1]) for m in re.finditer(r"^```python\n(.*?)^```", text, re.S | re.M)]
 
 
-@pytest.mark.parametrize(("page", "module"), [("architectures.md", "my_architectures"), ("training.md", "my_training")])
+@pytest.mark.parametrize(("page", "module"), PAGES)
 def test_python_blocks_of_a_page_run_in_order(page: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # for what the page saves
     mine = ModuleType(module)

@@ -62,7 +62,7 @@ class StoreSource:
 
     def __init__(
         self,
-        directory: Path,
+        directory: str | Path,
         hook_points: str | Sequence[str] | None = None,
         target_hook_points: str | Sequence[str] | None = None,
         *,

@@ -115,11 +115,11 @@ class Store:
         Failure: the manifest is damaged, or a shard is missing or cut off.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.manifest = Manifest.load(directory)
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.manifest = Manifest.load(self.directory)
         for shard in self.manifest.shards:
-            path = directory / shard.file
+            path = self.directory / shard.file
             if not path.exists():
                 raise Failure("a shard of this store is missing", where=str(path))
             if (size := path.stat().st_size) != shard.bytes:
