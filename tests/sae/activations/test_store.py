@@ -117,18 +117,30 @@ def test_shards_are_plain_safetensors_of_about_the_size_asked_for(tmp_path: Path
         assert shard.bytes == (tmp_path / shard.file).stat().st_size
 
 
-def test_shards_of_parquet_open_in_pandas_and_in_datasets(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_shards_of_parquet_open_in_the_tools_that_people_have(dtype: str, tmp_path: Path) -> None:
     import datasets
+    import duckdb
     import pandas as pd
+    import polars
 
-    store = written(tmp_path / "store", format="parquet", dtype="float16", hook_points={"model.layers.1": 4})
+    store = written(tmp_path / "store", format="parquet", dtype=dtype, hook_points={"model.layers.1": 4})
     wanted = contents(store)
     files = [str(store.directory / shard.file) for shard in store.manifest.shards]
-    frame = pd.concat([pd.read_parquet(file) for file in files])
-    assert frame["token"].tolist() == wanted["token"].tolist()
-    np.testing.assert_array_equal(np.stack(frame["model.layers.1"].to_list()), wanted["model.layers.1"].numpy())
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
-    np.testing.assert_array_equal(np.array(rows["model.layers.1"]), wanted["model.layers.1"].numpy())
+    named = ", ".join(f"'{file}'" for file in files)
+    frames = {
+        "pandas": pd.concat([pd.read_parquet(file) for file in files]),
+        "polars": polars.read_parquet(files),
+        "duckdb": duckdb.sql(f"select * from read_parquet([{named}])").fetchnumpy(),
+        "datasets": rows,
+    }
+    for name, frame in frames.items():
+        x = np.stack([np.asarray(row, dtype=np.float32) for row in frame["model.layers.1"]])
+        if dtype == "int8":
+            x *= np.asarray(frame["model.layers.1/scale"], dtype=np.float32)[:, None]
+        np.testing.assert_array_equal(x, wanted["model.layers.1"].float().numpy(), err_msg=name)
+        np.testing.assert_array_equal(np.asarray(frame["token"]), wanted["token"].numpy(), err_msg=name)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
