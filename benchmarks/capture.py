@@ -33,7 +33,7 @@ from sae.corpus.tokens import TokenSet
 HERE = Path(__file__).parent
 WORK = HERE.parent / ".work/capture_benchmark"
 HOOK_POINT = "model.layers.1"
-SEQUENCES, PEER_SEQUENCES, BATCH, REPETITIONS = 3200, 640, 32, 5  # theirs is slow: a part of the sequences, once
+SEQUENCES, PEER_SEQUENCES, BATCH, REPETITIONS = 1600, 640, 32, 5  # theirs is slow: a part of the sequences, once
 
 
 def bare(model: torch.nn.Module, tokens: TokenSet) -> float:

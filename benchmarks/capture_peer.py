@@ -23,13 +23,15 @@ def main(model: str, hook_point: str, tokens_file: str, folder: str, batch: int)
     tokens_SC = np.load(tokens_file)
     sequences, context = tokens_SC.shape
     dataset = Dataset.from_dict({"input_ids": tokens_SC}).with_format("torch")
+    d_in = json.loads(Path(model, "config.json").read_text())["hidden_size"]
     config = CacheActivationsRunnerConfig(
         dataset_path="",
         model_name=model,
         model_class_name="AutoModelForCausalLM",
         model_batch_size=batch,
         hook_name=hook_point,
-        d_in=json.loads(Path(model, "config.json").read_text())["hidden_size"],
+        d_in=d_in,
+        buffer_size_gb=1.01 * sequences * context * d_in * 2 / 1e9,  # it fills whole buffers, of 2 GB if nothing is said
         training_tokens=sequences * context,
         context_size=context,
         new_cached_activations_path=folder,
