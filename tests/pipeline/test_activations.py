@@ -78,6 +78,7 @@ def test_helpers_change_no_byte(captured: Path, tokenized: Path, tmp_path: Path)
     assert files(folder, "data/activations") == files(captured, "data/activations")
 
 
+@pytest.mark.full
 def test_shares_on_two_machines_meet_on_a_dvc_remote(captured: Path, tokenized: Path, tmp_path: Path) -> None:
     machines = [copy(tokenized, tmp_path / f"machine {i}") for i in range(2)]
     for folder in machines:
@@ -159,6 +160,7 @@ def test_a_stream_trains_as_a_store_does(streamed: Path, captured: Path, tmp_pat
     assert set(lineage) == {"subject", "tokens", "activations", "code"}
 
 
+@pytest.mark.full
 def test_training_from_a_stream_that_is_killed_goes_on_to_the_same_bytes(streamed: Path, tmp_path: Path) -> None:
     folder = copy(streamed, tmp_path / "w")
     for out in ("data/sae", "data/train"):
