@@ -31,6 +31,7 @@ def main(model: str, hook_point: str, tokens_file: str, folder: str, batch: int)
         model_batch_size=batch,
         hook_name=hook_point,
         d_in=d_in,
+        model_from_pretrained_kwargs={"dtype": torch.float32},  # as ours; its own default here is float16, slow on a CPU
         buffer_size_gb=1.01 * sequences * context * d_in * 2 / 1e9,  # it fills whole buffers, of 2 GB if nothing is said
         training_tokens=sequences * context,
         context_size=context,
