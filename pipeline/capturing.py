@@ -27,29 +27,23 @@ SAMPLE_TOKENS = 131_072
 HELP = "SAE_CAPTURE_FOR"  # in a helper's environment: the process that it works for
 
 
-def captures(
-    ctx: StageContext, config: ActivationsConfig, subject: SubjectConfig, parts: Path | None = None
-) -> dict[str, Capture]:
+def captures(ctx: StageContext, config: ActivationsConfig, subject: SubjectConfig) -> dict[str, Capture]:
     """The captures of both splits, which go on where an earlier one stopped. A stream's training split is a sample.
 
     Args:
         ctx: of the stage `activations`.
         config: its section.
         subject: the other one.
-        parts: folder for the unfinished parts; in the stage's own folder of unfinished work if left out.
     """
     transformers_logging.disable_progress_bar()
     device = ctx.run.torch_device()
-    fingerprint = ctx.read_json(SUBJECT)
-    model = load_model(subject, fingerprint["revision"], device)
+    model = load_model(subject, ctx.read_json(SUBJECT)["revision"], device)
     made = {}
     for split in SPLITS:
-        inputs = {"subject": subject_hash(fingerprint), "tokens": ctx.read_json(tokens_json(split))["sha256"]}
         tokens = TokenSet.load(ctx.root / "data/tokens" / split)
         if config.store == "stream" and split == "train":
             tokens = sample_of(tokens)
-        where = None if parts is None else parts / split
-        made[split] = Capture(model, tokens, config, ctx.work / "activations" / split, split=split, inputs=inputs, parts=where)
+        made[split] = Capture(model, tokens, config, ctx.work / "activations" / split, split=split, inputs=inputs_of(ctx, split))
     return made
 
 
@@ -62,14 +56,13 @@ def sample_of(tokens: TokenSet) -> TokenSet:
     return dataclasses.replace(tokens, **columns, lengths_S=lengths_S)
 
 
-def subject_hash(fingerprint: dict[str, str]) -> str:
-    """What the subject goes by in a manifest."""
-    return fingerprint.get("sha256") or fingerprint["revision"]
-
-
-def tokens_json(split: str) -> str:
-    """Where a split's tokens say what they are."""
-    return f"data/tokens/{split}/tokens.json"
+def inputs_of(ctx: StageContext, split: str) -> dict[str, str]:
+    """Hashes of all that goes into a split's activations."""
+    fingerprint = ctx.read_json(SUBJECT)
+    return {
+        "subject": fingerprint.get("sha256") or fingerprint["revision"],
+        "tokens": ctx.read_json(f"data/tokens/{split}/tokens.json")["sha256"],
+    }
 
 
 def save_stream(ctx: StageContext, config: ActivationsConfig, subject: SubjectConfig, directory: Path) -> None:
@@ -77,12 +70,11 @@ def save_stream(ctx: StageContext, config: ActivationsConfig, subject: SubjectCo
 
     Hashes of all that goes in stand there, since that stage does not depend on them by itself.
     """
-    fingerprint = ctx.read_json(SUBJECT)
     word = {
         "activations": config.model_dump(mode="json"),
         "subject": subject.model_dump(mode="json"),
-        "revision": fingerprint["revision"],
-        "inputs": {"subject": subject_hash(fingerprint), "tokens": ctx.read_json(tokens_json("train"))["sha256"]},
+        "revision": ctx.read_json(SUBJECT)["revision"],
+        "inputs": inputs_of(ctx, "train"),
         "code": ctx.code_hash(),
     }
     (directory / STREAM).write_text(json.dumps(word, indent=2) + "\n")

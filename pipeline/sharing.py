@@ -47,8 +47,7 @@ def capture_share(root: Path, share: tuple[int, int], *, push: str | None = None
     expected.check(ctx.work)
     with Progress("activations", expected.rows // share[1], "rows") as progress:
         for capture in work.values():
-            if not capture.finished:
-                capture.write_parts(progress, share)
+            capture.write_parts(progress, share)
     count = sum(sum(map(capture.writer.has_part, range(capture.writer.count))) for capture in work.values())
     print(f"{count} of {sum(capture.writer.count for capture in work.values())} parts are here", flush=True)
     if push is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers.utils import logging as transformers_logging
 
-from pipeline.capturing import STREAM, SUBJECT, subject_hash, tokens_json
+from pipeline.capturing import STREAM, inputs_of
 from pipeline.stage import StageContext
 from sae.activations.capture import ActivationsConfig
 from sae.activations.model import load_model
@@ -21,8 +21,7 @@ def open_stream(ctx: StageContext, hook_points: list[str] | None, target_hook_po
         Failure: the tokens or the subject are no longer those that the stage `activations` saw.
     """
     word = ctx.read_json(f"data/activations/train/{STREAM}")
-    now = {"subject": subject_hash(ctx.read_json(SUBJECT)), "tokens": ctx.read_json(tokens_json("train"))["sha256"]}
-    if now != word["inputs"]:
+    if inputs_of(ctx, "train") != word["inputs"]:
         raise Failure("the stream's tokens or subject have changed", where="data/activations", expected="dvc repro activations")
     transformers_logging.disable_progress_bar()
     config, subject = ActivationsConfig(**word["activations"]), SubjectConfig(**word["subject"])

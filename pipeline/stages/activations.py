@@ -21,10 +21,7 @@ def body(ctx: StageContext) -> str:
         helpers(["pipeline.stages.activations"], ctx.run.workers),
     ):
         for capture in work.values():
-            if capture.finished:
-                progress(capture.layout.rows)
-            else:
-                capture.write_parts(progress)
+            capture.write_parts(progress)
     manifests = {split: capture.finish() for split, capture in work.items()}
     unfinished = ctx.work / "activations"
     if config.store == "stream":
@@ -46,8 +43,7 @@ def help_out(ctx: StageContext) -> None:
     """Capture parts for another process, until all are there."""
     config, subject = ctx.section("activations", ActivationsConfig), ctx.section("subject", SubjectConfig)
     for capture in captures(ctx, config, subject).values():
-        if not capture.finished:
-            capture.write_parts(unless_orphaned(lambda _: None))
+        capture.write_parts(unless_orphaned(lambda _: None))
 
 
 if __name__ == "__main__":

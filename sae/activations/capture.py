@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from sae.activations.encoding import StoredType
+from sae.activations.encoding import NOT_IN_PARQUET, StoredType
 from sae.activations.files import Format
 from sae.activations.layout import Layout
 from sae.activations.parts import PartBuilder
@@ -49,7 +49,7 @@ class ActivationsConfig(SweepableConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> ActivationsConfig:
-        if self.format == "parquet" and self.dtype in ("bfloat16", "float8"):
+        if self.format == "parquet" and self.dtype in NOT_IN_PARQUET:
             raise ValueError(f"dtype: Parquet has no {self.dtype}; use float32, float16 or int8, or format: safetensors")
         if self.store == "stream" and self.outlier_norm is not None:
             raise ValueError("outlier_norm: a stream can't leave rows out, since a batch's number would not tell where to go on")
@@ -70,7 +70,6 @@ class Capture:
         directory: working folder; it holds the finished store in the end.
         split: `train` or `held_out`.
         inputs: hashes of all that goes in, for the manifest.
-        parts: folder of the unfinished parts; inside the working folder if left out.
     """
 
     def __init__(
@@ -82,7 +81,6 @@ class Capture:
         *,
         split: str,
         inputs: dict[str, str],
-        parts: Path | None = None,
     ) -> None:
         self.config, self.split, self.inputs, self.tokens = config, split, inputs, tokens
         whole = split == "held_out"
@@ -108,7 +106,7 @@ class Capture:
         # Whole batches in every part, so that a batch holds the same sequences whoever reads it.
         step = max(1, round(self.layout.shard_rows / tokens.tokens_SC.shape[1] / config.batch_size)) * config.batch_size
         self._bounds_S = [*range(0, len(tokens.tokens_SC), step), len(tokens.tokens_SC)]
-        self.writer = StoreWriter(directory, self.layout, self.reader.first_row_S[self._bounds_S].tolist(), parts)
+        self.writer = StoreWriter(directory, self.layout, self.reader.first_row_S[self._bounds_S].tolist())
 
     @property
     def finished(self) -> bool:

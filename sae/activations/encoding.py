@@ -20,6 +20,7 @@ TORCH: dict[str, torch.dtype] = {
     "float8": torch.float8_e4m3fn,
 }
 SCALE = "/scale"  # behind a hook point's name: the column of its rows' scales
+NOT_IN_PARQUET = ("bfloat16", "float8")
 _LARGEST = {"int8": 127.0, "float8": 448.0}  # 448: of float8 e4m3 (Micikevicius et al. 2022, "FP8 formats", table 1)
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

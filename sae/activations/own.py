@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.activations.encoding import StoredType
+from sae.activations.encoding import NOT_IN_PARQUET, StoredType
 from sae.activations.files import Format, file_sha256
 from sae.activations.layout import ORIGIN, Layout
 from sae.activations.parts import PartBuilder
@@ -81,7 +81,7 @@ def store_tensors(
         shard_bytes=shard_mb * 1_000_000,
         shuffle_seed=seed,
     )
-    if format == "parquet" and dtype in ("bfloat16", "float8"):
+    if format == "parquet" and dtype in NOT_IN_PARQUET:
         raise InputError("Parquet has no such type", where="dtype", found=dtype, expected="float32, float16 or int8")
     columns = {"document": torch.zeros(1), "position": torch.arange(rows), "token": torch.zeros(1), **(origin or {})}
     columns = {name: column.expand(rows) for name, column in columns.items()}

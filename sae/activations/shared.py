@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from sae.config import Failure
 
+if TYPE_CHECKING:
+    from sae.training.source import ActivationSource
+
 Batch = tuple[Tensor, Tensor]
-
-
-class Source(Protocol):
-    """What is asked of a source of activations, as `sae.training.source` says it."""
-
-    @property
-    def hook_points(self) -> list[str]: ...
-
-    @property
-    def widths(self) -> list[int]: ...
-
-    @property
-    def target_hook_points(self) -> list[str]: ...
-
-    @property
-    def target_widths(self) -> list[int]: ...
-
-    def batches(self, batch_size: int, *, seed: int, start: int = 0) -> Iterator[Batch]:
-        """Batches from number `start` on."""
 
 
 class SharedStream:
@@ -58,7 +42,7 @@ class SharedStream:
     """
 
     def __init__(
-        self, source: Source, batch_size: int, *, seed: int, consumers: int, ahead: int = 4, patience: float = 600
+        self, source: ActivationSource, batch_size: int, *, seed: int, consumers: int, ahead: int = 4, patience: float = 600
     ) -> None:
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self.ahead, self.patience = ahead, patience

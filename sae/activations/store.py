@@ -8,7 +8,7 @@ for each hook point (and, where activations are kept in 8 bits, a column of scal
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -155,24 +155,28 @@ class Store:
         Raises:
             InputError: a name or pattern fits none; the nearest is named.
         """
-        known = self.manifest.hook_points
-        found: dict[str, None] = {}
-        for pattern in patterns:
-            fitting = [name for name in known if fits(pattern, name)]
-            if not fitting:
-                raise InputError(
-                    "the store has no such hook point",
-                    where=where,
-                    found=pattern,
-                    expected=", ".join(known),
-                    nearest=nearest_name(pattern, known),
-                )
-            found |= dict.fromkeys(fitting)
-        return list(found)
+        return match_names(patterns, self.manifest.hook_points, where, "the store has no such hook point")
 
     def damaged_shards(self) -> list[str]:
         """Files whose checksum is not the manifest's. Reads everything."""
         return [s.file for s in self.manifest.shards if file_sha256(self.directory / s.file) != s.sha256]
+
+
+def match_names(patterns: Sequence[str], known: Iterable[str], where: str, message: str) -> list[str]:
+    """The known names that fit patterns, each once; those of one pattern in their own order.
+
+    Raises:
+        InputError: a pattern fits none; it has this message, and the nearest name.
+    """
+    known = list(known)
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        fitting = [name for name in known if fits(pattern, name)]
+        if not fitting:
+            nearest = nearest_name(pattern, known)
+            raise InputError(message, where=where, found=pattern, expected=", ".join(known), nearest=nearest)
+        found |= dict.fromkeys(fitting)
+    return list(found)
 
 
 def fits(pattern: str, name: str) -> bool:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from sae.activations.capture import ActivationsConfig
 from sae.activations.encoding import bits, decode, encode
 from sae.activations.reading import Reader
-from sae.activations.store import fits
-from sae.config import InputError, generator, nearest_name
+from sae.activations.store import match_names
+from sae.config import InputError, generator
 from sae.corpus.tokens import TokenSet
 
 Buffer = dict[str, tuple[Tensor, Tensor | None]]  # by hook point: rows as a store would keep them, and their scales
@@ -130,19 +130,7 @@ class StreamSource:
         return buffer
 
     def _match(self, patterns: Sequence[str], where: str) -> list[str]:
-        known = list(self.reader.widths)
-        found: dict[str, None] = {}
-        for pattern in patterns:
-            if not (fitting := [name for name in known if fits(pattern, name)]):
-                raise InputError(
-                    "this hook point is not among those of activations.hook_points",
-                    where=where,
-                    found=pattern,
-                    expected=", ".join(known),
-                    nearest=nearest_name(pattern, known),
-                )
-            found |= dict.fromkeys(fitting)
-        return list(found)
+        return match_names(patterns, self.reader.widths, where, "this hook point is not among those of activations.hook_points")
 
 
 def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

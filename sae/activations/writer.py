@@ -20,7 +20,7 @@ from sae.activations.claims import Claims
 from sae.activations.encoding import bits
 from sae.activations.files import Columns, drop_leftovers, file_sha256, replace_file, write_columns
 from sae.activations.layout import Layout
-from sae.activations.parts import PLACE, Part, PartBuilder
+from sae.activations.parts import PLACE, TOTALS, Part, PartBuilder
 from sae.activations.shards import OpenShard
 from sae.activations.store import MANIFEST, STATISTICS, Manifest, Norms, Shard, Store
 from sae.config import Failure
@@ -160,7 +160,7 @@ class StoreWriter:
         statistics: Columns = {}
         norms = {}
         for name in self.layout.hook_points:
-            total = {kind: [part.total(name, kind) for part in parts] for kind in ("sum", "norm_sum", "square_sum", "norm_max")}
+            total = {kind: [part.total(name, kind) for part in parts] for kind in TOTALS}
             statistics[f"{name}/mean"] = (torch.stack(total["sum"]).sum(0) / rows).float()
             statistics[f"{name}/geometric_median"] = geometric_median(self._sample(shards, name)).float()
             norms[name] = Norms(
