@@ -10,12 +10,12 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sae.architectures import SHIPPED
-from sae.config import Failure, InputError
+from sae.config import Failure, InputError, parse_config
 from sae.corpus.documents import CorpusConfig, LocalFile, corpus_files
 from sae.corpus.subject import SubjectConfig, is_local
 
@@ -63,6 +63,28 @@ class FileHashes:
         fresh = self._cache.with_suffix(f".{os.getpid()}")
         fresh.write_text(json.dumps(self._used))
         fresh.replace(self._cache)
+
+
+def fingerprints(params: Mapping[str, Any], hashes: FileHashes) -> dict[str, dict[str, Any]]:
+    """All of them, by name, for a whole params.yaml; read from the folder that this process is in.
+
+    Args:
+        params: its sections as plain data.
+        hashes: remembers.
+
+    Raises:
+        InputError: something that a section names is not there.
+    """
+    tokenizer, subject = fingerprint_subject(parse_config(SubjectConfig, params.get("subject"), "subject"), hashes)
+    # The classes of these two sections would pull in torch, and this is to cost nothing.
+    sae, train = params.get("sae") or {}, params.get("train") or {}
+    return {
+        "corpus": fingerprint_corpus(parse_config(CorpusConfig, params.get("corpus"), "corpus"), hashes),
+        "tokenizer": tokenizer,
+        "subject": subject,
+        "architecture": fingerprint_architecture(str(sae.get("architecture", "")), hashes),
+        "start": fingerprint_start(train.get("start_from"), hashes),
+    }
 
 
 def fingerprint_corpus(config: CorpusConfig, hashes: FileHashes) -> dict[str, Any]:

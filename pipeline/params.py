@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.report.config import ReportConfig
 from pipeline.run_config import RunConfig
@@ -14,11 +16,12 @@ from sae.corpus.documents import CorpusConfig
 from sae.corpus.subject import SubjectConfig
 from sae.corpus.tokens import TokensConfig
 from sae.evaluation.evaluate import EvaluateConfig
+from sae.sweeps import SweepConfig
 from sae.training.config import TrainConfig
 
 
 class Params(SweepableConfig):
-    """params.yaml. Every section is there, since DVC watches them all; a key within one may be left out."""
+    """params.yaml. Every section but `sweep` is there, since DVC watches them; a key within one may be left out."""
 
     corpus: CorpusConfig
     subject: SubjectConfig
@@ -29,6 +32,7 @@ class Params(SweepableConfig):
     evaluate: EvaluateConfig
     report: ReportConfig
     run: RunConfig
+    sweep: SweepConfig = SweepConfig()
 
 
 def load_params(root: Path) -> Params:
@@ -37,6 +41,15 @@ def load_params(root: Path) -> Params:
     Raises:
         InputError: naming every wrong field.
     """
-    params = parse_config(Params, read_yaml(root / PARAMS_FILE))
+    return check_params(read_yaml(root / PARAMS_FILE))
+
+
+def check_params(data: Mapping[str, Any]) -> Params:
+    """Check a whole params.yaml, given as plain data.
+
+    Raises:
+        InputError: naming every wrong field.
+    """
+    params = parse_config(Params, data)
     params.sae.architecture_config()
     return params

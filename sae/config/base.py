@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from sae.config.errors import InputError, nearest_name
+from sae.config.swept import Swept, first_of, is_swept  # noqa: F401 – Swept is for the example below
 
 
 class SweepableConfig(BaseModel):
@@ -25,9 +26,24 @@ class SweepableConfig(BaseModel):
     >>> parse_config(ReluConfig, {"prebias": True}, "sae.relu")
     Traceback (most recent call last):
     sae.config.errors.InputError: sae.relu.prebias: unknown key; did you mean 'sae.relu.pre_bias'?
+
+    Any field may hold a `Swept`, a `SweepVar` or an expression instead of a value, also within a dict or a list; such a
+    config stands for many, which `sae.sweeps.points` lists.
+
+    >>> ReluConfig(pre_bias=Swept(True, False))
+    ReluConfig(pre_bias=Swept(True, False))
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=())
+
+    def __init__(self, /, **data: Any) -> None:
+        # What is checked is the first of all configs that it stands for; the others are when they are made.
+        super().__init__(**{name: first_of(value) for name, value in data.items()})
+        for name, value in data.items():
+            if is_swept(value):
+                first = getattr(self, name)
+                swept = type(first)(**value) if isinstance(first, SweepableConfig) and isinstance(value, Mapping) else value
+                self.__dict__[name] = swept  # past pydantic, whose type this is not
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -69,12 +85,14 @@ def _describe(cls: type[BaseModel], loc: tuple[int | str, ...], errors: list[Err
     if details["type"] == "missing":
         return str(InputError("this key is needed", where=path))
     found = details.get("input")
+    if details["type"] == "value_error" and isinstance(found, Mapping | BaseModel):  # a validator of the section, which names it
+        found = None
     messages = (e["msg"].removeprefix("Value error, ") for e in errors)
     message = "; or ".join(dict.fromkeys(m[:1].lower() + m[1:] for m in messages))
     nearest = None
     if details["type"] == "literal_error" and isinstance(found, str):
         nearest = nearest_name(found, [part.strip("' ") for part in details["ctx"]["expected"].replace(" or ", ", ").split(",")])
-    return str(InputError(message, where=path, found=repr(found), nearest=nearest))
+    return str(InputError(message, where=path, found=None if found is None else repr(found), nearest=nearest))
 
 
 def _without_types(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
