@@ -1,4 +1,4 @@
-"""Run one stage through DVC, in a process of its own: its output a line at a time, and what DVC did about it.
+"""Run stages through DVC, in a process of its own: its output a line at a time, and what DVC did about each.
 
 Not in this process: DVC's own API writes a stage's output to file descriptor 1, does not tell "ran" from "restored from
 the run cache", and could be stopped only together with us. The command costs about a second per stage.
@@ -10,8 +10,9 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -67,16 +68,48 @@ def run_stage(root: Path, stage: str, on_line: Callable[[str], None], *, force: 
     Raises:
         StageFailed: the stage's command, or DVC, did not succeed.
     """
+    [[_, outcome, _]] = run_stages(root, [stage], on_line, alone=True, force=force)
+    return outcome
+
+
+def run_stages(
+    root: Path,
+    stages: Sequence[str],
+    on_line: Callable[[str], None],
+    *,
+    alone: bool = False,
+    force: bool = False,
+    on_start: Callable[[Process], None] = lambda _: None,
+) -> list[tuple[str, Outcome, float]]:
+    """Bring stages up to date, with those before them, in one call of DVC, whose start costs a second.
+
+    Args:
+        root: the project.
+        stages: stages of its `dvc.yaml`.
+        on_line: called with every line that the stages and DVC print, in this thread.
+        alone: leave those before them as they are.
+        force: run them even if nothing changed.
+        on_start: called with the process; whoever keeps it may stop it from another thread.
+
+    Returns:
+        Stage, what DVC did about it, and seconds, in order.
+
+    Raises:
+        StageFailed: a stage's command, or DVC, did not succeed.
+    """
     # --wait-for-lock is about DVC's lock on the repository, which is held for moments: another command may hold it just now.
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage]
+    options = [*(["--single-item"] if alone else []), *(["--force"] if force else [])]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *options, *stages]
     # The stage may take its whole grace time, and DVC a moment after it.
     patience = PATIENCE + read_section(root, "run", RunConfig).grace
     process = Process(command, cwd=root, env=_environment(root), patience=patience)
-    outcome = None
+    seen: list[tuple[str, Outcome, float]] = []  # the last number is the time of its beginning
     tail: deque[str] = deque(maxlen=TAIL)
     try:
+        on_start(process)
         for line in process.lines():
-            outcome = outcome or _outcome(line, stage)
+            if (found := outcome_of(line)) is not None and found[0] not in [stage for stage, _, _ in seen]:
+                seen.append((*found, time.monotonic()))
             tail.append(line)
             on_line(line)
         status = process.wait()
@@ -84,8 +117,10 @@ def run_stage(root: Path, stage: str, on_line: Callable[[str], None], *, force: 
         process.stop()
         raise
     if status != 0:
-        raise _failure(stage, list(tail), status)
-    return outcome or Outcome.UNCHANGED
+        raise _failure(_failed_stage(list(tail)) or (seen[-1][0] if seen else stages[0]), list(tail), status)
+    seen += [(stage, Outcome.UNCHANGED, time.monotonic()) for stage in stages if stage not in [name for name, _, _ in seen]]
+    ends = [began for _, _, began in seen[1:]] + [time.monotonic()]
+    return [(stage, outcome, end - began) for (stage, outcome, began), end in zip(seen, ends, strict=True)]
 
 
 def is_chatter(line: str) -> bool:
@@ -100,17 +135,23 @@ _CHATTER = re.compile(
     r"|ERROR: failed to reproduce '"
 )
 _DVC_ERROR = re.compile(r"ERROR: (failed to reproduce '.*?': )?")
+_FAILED = re.compile(r"ERROR: failed to reproduce '(.+?)':")
 _STAGE_STATUS = re.compile(r"ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
 
 
-def _outcome(line: str, stage: str) -> Outcome | None:
-    if line.startswith(f"Running stage '{stage}'"):
-        return Outcome.RAN
-    if line.startswith(f"Stage '{stage}' is cached"):
-        return Outcome.CACHED
-    if line.startswith(f"Stage '{stage}' didn't change"):
-        return Outcome.UNCHANGED
-    return None
+_OUTCOME = re.compile(r"(?:(Running stage)|Stage) '(.+?)'(?: (is cached)| (didn't change))?")
+
+
+def outcome_of(line: str) -> tuple[str, Outcome] | None:
+    """Stage and outcome, if this is the line in which DVC says what it does about a stage."""
+    match = _OUTCOME.match(line)
+    if match is None or not any(match.group(1, 3, 4)):
+        return None
+    return match[2], Outcome.RAN if match[1] else Outcome.CACHED if match[3] else Outcome.UNCHANGED
+
+
+def _failed_stage(tail: list[str]) -> str | None:
+    return next((match[1] for line in tail if (match := _FAILED.match(line))), None)
 
 
 def _failure(stage: str, tail: list[str], dvc_status: int) -> StageFailed:

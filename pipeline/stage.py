@@ -50,7 +50,7 @@ class StageContext:
         stage = read_yaml(self.root / "dvc.yaml")["stages"][self.name]
         params = read_yaml(self.root / PARAMS_FILE)
         depends: dict[str, Any] = {f"params:{path}": _at(params, path) for path in stage.get("params", [])}
-        depends |= {f"file:{path}": self._digest_of(self.root / path) for path in stage.get("deps", [])}
+        depends |= {f"file:{path}": self.digest_of(self.root / path) for path in stage.get("deps", [])}
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -87,11 +87,11 @@ class StageContext:
     def code_hash(self) -> str:
         """Hash of the code that this stage depends on, from dvc.yaml."""
         stage = read_yaml(self.root / "dvc.yaml")["stages"][self.name]
-        code = {path: self._digest_of(self.root / path) for path in stage.get("deps", []) if not path.startswith("data/")}
+        code = {path: self.digest_of(self.root / path) for path in stage.get("deps", []) if not path.startswith("data/")}
         return hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()
 
     @staticmethod
-    def _digest_of(path: Path) -> str:
+    def digest_of(path: Path) -> str:
         """Hash of a file or folder. Of data, the JSON files are read, which hold the checksums of all the rest."""
         files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts) if path.is_dir() else [path]
         digest = hashlib.sha256()

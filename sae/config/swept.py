@@ -71,10 +71,8 @@ class SweepExpression:
         tree = _parsed(text)
         named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         for name in sorted(named - set(variables)):
-            raise InputError(
-                "no such variable", where=text, found=name, expected=f"one of {', '.join(sorted(variables)) or 'none is declared'}",
-                nearest=nearest_name(name, variables),
-            )  # fmt: skip
+            known = ", ".join(sorted(variables)) or "none is declared"
+            raise InputError("no such variable", where=text, found=name, expected=known, nearest=nearest_name(name, variables))
         self.text = ast.unparse(tree)
         self.variables = {name: variables[name] for name in sorted(named)}
         self._tree = tree

@@ -25,8 +25,8 @@ class RandomConfig(SweepableConfig):
     seed: int = Field(default=0, ge=0, description="Another one draws other points.")
     fields: dict[str, dict[Literal["uniform", "log_uniform", "integers", "choice"], list[Any]]] = Field(
         min_length=1,
-        description="By path: `{uniform: [low, high]}`, `{log_uniform: [low, high]}`, `{integers: [low, high]}`, both ends in it, "
-        "or `{choice: [a, b, …]}`.",
+        description="By path: `{uniform: [low, high]}`, `{log_uniform: [low, high]}`, `{integers: [low, high]}`, both ends "
+        "in it, or `{choice: [a, b, …]}`.",
     )
 
     @model_validator(mode="after")

@@ -1,0 +1,109 @@
+"""What a point is known by: a hash of the parameters that its stages read, of their code and of their inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.fingerprints import FileHashes, fingerprints
+from pipeline.project import stage_names
+from pipeline.sections import read_yaml
+from pipeline.stage import WORK, StageContext
+
+LAST_SHARED = "activations"  # the stages up to this one are the same for many points
+INPUTS = "data/inputs"
+
+
+class Keys:
+    """Makes keys for a tree of code: `dvc.yaml` and the files that it names.
+
+    Args:
+        root: the project, or a clone of it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.order = stage_names(root)
+        self.stages = read_yaml(root / "dvc.yaml")["stages"]
+        self.shared = self.order[: self.order.index(LAST_SHARED) + 1] if LAST_SHARED in self.order else []
+        self._code = {name: self._code_of(name) for name in self.order}
+
+    def point(self, params: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+        """Key of all stages with these parameters and fingerprints."""
+        return self._key(self.order, params, inputs)
+
+    def upstream(self, params: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+        """Key of the stages that points share, up to the activations; points with the same one need them once."""
+        return self._key(self.shared, params, {name: inputs.get(name) for name in ("corpus", "tokenizer", "subject")})
+
+    def _key(self, stages: Iterable[str], params: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+        of_stages = {
+            name: [self._code[name], {path: value_at(params, path) for path in self.stages[name].get("params") or []}]
+            for name in stages
+        }
+        text = json.dumps([of_stages, inputs], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _code_of(self, stage: str) -> list[Any]:
+        """Hash of the files that a stage names and that no stage makes, and its command."""
+        made = [out if isinstance(out, str) else next(iter(out)) for s in self.stages.values() for out in s.get("outs") or []]
+        paths = [
+            path
+            for path in self.stages[stage].get("deps") or []
+            if not any(path == out or path.startswith(f"{out}/") or out.startswith(f"{path}/") for out in made)
+        ]
+        return [self.stages[stage]["cmd"], {path: StageContext.digest_of(self.root / path) for path in sorted(paths)}]
+
+
+class Inputs:
+    """Fingerprints of what points read; points with the same settings of it share one reading.
+
+    Args:
+        root: the project; the process is to be in it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._hashes = FileHashes(root / WORK / "hashes.json")
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a point.
+
+        Raises:
+            InputError: something that it names is not there.
+        """
+        names = ("corpus", "subject", "sae.architecture", "train.start_from")
+        about = json.dumps([value_at(params, name) for name in names], sort_keys=True, default=str)
+        if about not in self._known:
+            self._known[about] = fingerprints(params, self._hashes)
+            self._hashes.remember()
+        return self._known[about]
+
+
+def written_inputs(root: Path) -> dict[str, Any]:
+    """Fingerprints that the stage `inputs` wrote."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((root / INPUTS).glob("*.json"))}
+
+
+def value_at(params: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path; None where there is none."""
+    value: Any = params
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def with_values(params: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of plain sections with values set by dotted path."""
+    made = dict(params)
+    for path, value in values.items():
+        at = made
+        *parents, last = path.split(".")
+        for part in parents:
+            at[part] = dict(at[part]) if isinstance(at.get(part), Mapping) else {}
+            at = at[part]
+        at[last] = value
+    return made

@@ -1,0 +1,127 @@
+"""The folder that a point runs in: a clone with the point's parameters, and the user's DVC cache."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.sections import PARAMS_FILE, read_yaml
+from pipeline.stage import WORK
+from pipeline.sweeps.git import git, make_clone
+from pipeline.sweeps.keys import value_at
+
+RUNS = ".runs"
+LOCAL_PATHS = ("subject.model", "train.start_from", "corpus.files.paths", "corpus.huggingface.dataset")
+
+
+class Workspace:
+    """A clone for one point. A second use of the same name finds unfinished work there.
+
+    Args:
+        root: the user's project.
+        name: of the folder in `.runs/clones`.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.home = root
+        top = Path(git(root, "rev-parse", "--show-toplevel"))
+        self.repository = top
+        self.clone = root / RUNS / "clones" / name
+        self.root = self.clone / root.resolve().relative_to(top.resolve())
+
+    def make(self, commit: str, values: Mapping[str, Any]) -> None:
+        """Bring the clone to a snapshot and write the point's parameters.
+
+        Args:
+            commit: the snapshot.
+            values: by dotted path.
+        """
+        make_clone(self.repository, self.clone, commit)
+        self._configure()
+        write_values(self.root / PARAMS_FILE, values)
+        self._link_ignored()
+        hashes, copy = self.home / WORK / "hashes.json", self.root / WORK / "hashes.json"
+        if hashes.exists() and not copy.exists():  # else the interpreter's library is read anew for each point
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hashes, copy)
+
+    def remove(self) -> None:
+        """Drop the folder. What counts is in the cache and in the experiment."""
+        for path in self.clone.rglob("*"):  # DVC's links are in folders that can't be written to
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o755)
+        shutil.rmtree(self.clone, ignore_errors=True)
+
+    def _configure(self) -> None:
+        """DVC's settings of the user's folder, with the cache there; its small change stays in the clone."""
+        config = configparser.ConfigParser(interpolation=None)
+        with contextlib.suppress(configparser.Error):
+            config.read(self.home / ".dvc/config.local", encoding="utf-8")
+        values = {("cache", "dir"): str(cache_dir(self.home)), ("core", "site_cache_dir"): str(self.root / ".dvc/tmp/site")}
+        for name, remote in dvc_config(self.home)["remote"].items():
+            values[(f"'remote \"{name}\"'", "url")] = remote["url"]  # where it was relative to the user's folder
+        for (section, key), value in values.items():
+            if not config.has_section(section):
+                config.add_section(section)
+            config.set(section, key, value)
+        with (self.root / ".dvc/config.local").open("w", encoding="utf-8") as file:
+            config.write(file)
+
+    def _link_ignored(self) -> None:
+        """Link models and texts that lie in the user's folder and that git ignores, so that no snapshot holds them."""
+        params = read_yaml(self.root / PARAMS_FILE)
+        for path in LOCAL_PATHS:
+            value = value_at(params, path)
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and not os.path.isabs(text):
+                    self._link(Path(*[part for part in Path(text).parts if not set(part) & set("*?[")]))
+
+    def _link(self, relative: Path) -> None:
+        if ".." in relative.parts:
+            relative = Path(os.path.normpath(relative))
+        if not (self.home / relative).exists() or not relative.parts:
+            return
+        here = self.root
+        for part in relative.parts:
+            here = here / part
+            if not here.exists() and not here.is_symlink():
+                here.parent.mkdir(parents=True, exist_ok=True)
+                here.symlink_to((self.home / here.relative_to(self.root)).resolve())
+                return
+
+
+def dvc_config(root: Path) -> Any:
+    """DVC's settings for a project, of all levels, with absolute paths."""
+    from dvc.config import Config
+
+    return Config(dvc_dir=str(root / ".dvc"))
+
+
+def cache_dir(root: Path) -> Path:
+    """Where DVC's cache of a project is."""
+    return Path(dvc_config(root)["cache"].get("dir") or root / ".dvc/cache")
+
+
+def write_values(file: Path, values: Mapping[str, Any]) -> None:
+    """Set values by dotted path in a YAML file, whose comments stay."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    data = yaml.load(file.read_text(encoding="utf-8"))
+    for path, value in values.items():
+        at = data
+        *parents, last = path.split(".")
+        for part in parents:
+            if not isinstance(at.get(part), dict):
+                at[part] = {}
+            at = at[part]
+        at[last] = value
+    with file.open("w", encoding="utf-8") as out:
+        yaml.dump(data, out)
