@@ -103,7 +103,7 @@ class PointRunner:
             workspace = Workspace(self.root, point.key[:16])
             workspace.make(self.plan.commit, point.values)
             try:
-                stages = self._stages(workspace, point, [Keys(workspace.root).order[-1]], _both(on_line, log))
+                stages = self._stages(workspace, point, Keys(workspace.root).order, _both(on_line, log))
             except (dvc.StageFailed, Failure) as error:
                 self.records.put(self._record(point, "failed", seconds=time.monotonic() - began, error=str(error)))
                 raise

@@ -1,0 +1,227 @@
+"""The results of points as a table: on the terminal, as Parquet, and as a picture of the fronts."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.sweeps.plan import Point, short_names, swept_paths
+from pipeline.sweeps.records import Record
+from sae.config import InputError, nearest_name
+
+FIGURES = {  # column: metric
+    "L0": "evaluation.l0",
+    "FVU": "evaluation.fvu",
+    "recovered": "evaluation.loss.recovered_mean",
+    "dead": "evaluation.dead_latents",
+}
+FRONTS = (("L0", "FVU", -1), ("L0", "recovered", 1))  # x, y, and whether y is better when it is larger
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of points.
+
+    Attributes:
+        columns: names of the swept values, by path.
+        rows: by column: `#`, `name`, `state`, the swept values, the figures and `seconds`; `metrics` holds all that was measured.
+    """
+
+    columns: dict[str, str]
+    rows: list[dict[str, Any]]
+
+    def fronts(self) -> list[set[str]]:
+        """For each of `FRONTS`, the names of the points that no other beats in both."""
+        return [front(self.rows, x, y, sign) for x, y, sign in FRONTS]
+
+    def sorted_by(self, column: str) -> Table:
+        """Sorted by a column, or by any metric; a minus before it turns the order around.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        name = column.removeprefix("-")
+        self._check(name, "--sort")
+        rows = sorted(self.rows, key=lambda row: _sortable(self._value(row, name)), reverse=column.startswith("-"))
+        return Table(self.columns, rows)
+
+    def where(self, condition: str) -> Table:
+        """The rows for which `column=value`, `column<value` or `column>value` holds.
+
+        Raises:
+            InputError: it is no such condition, or there is no such column.
+        """
+        for sign in ("<", ">", "="):
+            name, found, text = condition.partition(sign)
+            if found:
+                break
+        else:
+            raise InputError(
+                "this is no condition", where="--where", found=condition, expected="such as L0<32 or architecture=topk"
+            )
+        self._check(name.strip(), "--where")
+        wanted = _typed(text.strip())
+        test: Callable[[Any, Any], bool] = {"<": operator.lt, ">": operator.gt, "=": operator.eq}[sign]
+        kept = []
+        for row in self.rows:
+            value = self._value(row, name.strip())
+            comparable = isinstance(value, int | float) and isinstance(wanted, int | float)
+            if value is not None and (comparable or sign == "=") and test(value if comparable else _typed(str(value)), wanted):
+                kept.append(row)
+        return Table(self.columns, kept)
+
+    def text(self) -> str:
+        """For a terminal. `*` marks the L0–FVU front, `+` the front of L0 and the loss recovered."""
+        fronts = self.fronts()
+        shown = ["#", *self.columns.values(), *FIGURES, "seconds", "state", "front"]
+        cells = [shown]
+        for row in self.rows:
+            marks = "".join(mark for mark, names in zip("*+", fronts, strict=True) if row["name"] in names)
+            cells.append([_cell(row.get(column)) for column in shown[:-1]] + [marks])
+        widths = [max(len(line[i]) for line in cells) for i in range(len(shown))]
+        numeric = [all(_is_number(row.get(name)) or row.get(name) is None for row in self.rows) for name in shown]
+        lines = []
+        for line in cells:
+            padded = [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)]
+            lines.append("  ".join(padded).rstrip())
+        return "\n".join(lines)
+
+    def save(self, path: Path) -> None:
+        """As Parquet: a column for each swept path and each metric, in full."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        fronts = self.fronts()
+        flat = []
+        for row in self.rows:
+            values = {path: row.get(name) for path, name in self.columns.items()}
+            simple = {path: v if isinstance(v, bool | int | float | str) or v is None else str(v) for path, v in values.items()}
+            on_front = {f"front.{y}": row["name"] in names for (_, y, _), names in zip(FRONTS, fronts, strict=True)}
+            about = {key: row.get(key) for key in ("#", "name", "state", "seconds", "error", "commit", "base")}
+            flat.append({**about, **simple, **row["metrics"], **on_front})
+        names = dict.fromkeys(name for row in flat for name in row)
+        columns = {name: _one_type([row.get(name) for row in flat]) for name in names}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), path)
+
+    def _value(self, row: Mapping[str, Any], name: str) -> Any:
+        if name in row:
+            return row[name]
+        return row["metrics"].get(name)
+
+    def _check(self, name: str, where: str) -> None:
+        known = {key for row in self.rows for key in [*row, *row["metrics"]]} - {"metrics"}
+        if self.rows and name not in known:
+            nearest = nearest_name(name, known)
+            shown = ", ".join(["#", *self.columns.values(), *FIGURES, "seconds", "state"])
+            raise InputError("no such column", where=where, found=name, expected=f"{shown}, or a metric", nearest=nearest)
+
+
+def make_table(points: Sequence[Point], found: Mapping[str, Record], base: Mapping[str, Any] | None = None) -> Table:
+    """The table of some points.
+
+    Args:
+        points: rows.
+        found: what is known of them, by key.
+        base: values of params.yaml by path, for points that don't set what others do.
+    """
+    columns = short_names(swept_paths(points))
+    rows = []
+    for point in points:
+        record = found.get(point.key)
+        row: dict[str, Any] = {"#": point.index, "name": point.name, "state": record.state if record else "to do"}
+        row |= {name: point.values.get(path, (base or {}).get(path)) for path, name in columns.items()}
+        row["metrics"] = record.metrics if record else {}
+        row |= {name: row["metrics"].get(metric) for name, metric in FIGURES.items()}
+        row["seconds"] = record.seconds if record else None
+        row |= {"error": record.error, "commit": record.commit, "base": record.base} if record else {}
+        rows.append(row)
+    return Table(columns, rows)
+
+
+def front(rows: Iterable[Mapping[str, Any]], x: str, y: str, sign: int) -> set[str]:
+    """Names of the rows that no other row beats: no larger x, and a y that is better or the same, one of them strictly.
+
+    Args:
+        rows: with numbers at `x` and `y`; others are left out.
+        x: column that is better when smaller.
+        y: column.
+        sign: 1 if a larger y is better, -1 if a smaller one is.
+    """
+    numbers = [(row[x], -sign * row[y], row["name"]) for row in rows if _is_number(row.get(x)) and _is_number(row.get(y))]
+    best, kept = math.inf, set()
+    for index, (at, cost, name) in enumerate(sorted(numbers)):
+        if cost < best or (index and sorted(numbers)[index - 1][:2] == (at, cost) and cost == best):
+            best = cost
+            kept.add(name)
+    return kept
+
+
+def draw_fronts(table: Table, path: Path) -> None:
+    """A picture of L0 against FVU and against the loss recovered, a colour for each value of the first swept text."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [row for row in table.rows if _is_number(row.get("L0"))]
+    group = next((name for name in table.columns.values() if any(isinstance(row.get(name), str) for row in rows)), None)
+    groups = list(dict.fromkeys(str(row.get(group)) if group else "points" for row in rows))
+    figure = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (x, y, sign) in zip(figure.subplots(1, 2), FRONTS, strict=True):
+        names = front(rows, x, y, sign)
+        for index, label in enumerate(groups):
+            mine = [row for row in rows if (str(row.get(group)) if group else "points") == label and _is_number(row.get(y))]
+            axes.scatter([row[x] for row in mine], [row[y] for row in mine], s=30, color=f"C{index % 10}", label=label)
+        best = sorted((row[x], row[y]) for row in rows if row["name"] in names)
+        axes.plot([at for at, _ in best], [value for _, value in best], color="0.4", linewidth=1, zorder=0, label="front")
+        if rows and max(row[x] for row in rows) > 4 * max(min(row[x] for row in rows), 1e-9):
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("L0, active latents a token")
+        axes.set_ylabel({"FVU": "FVU on held-out rows", "recovered": "loss recovered, against mean ablation"}[y])
+        axes.grid(alpha=0.25)
+    if rows:
+        figure.axes[0].legend(title=group, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
+
+
+def _sortable(value: Any) -> tuple[int, Any, str]:
+    if _is_number(value):
+        return (0, value, "")
+    return (2, 0, "") if value is None else (1, 0, str(value))
+
+
+def _typed(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _one_type(values: list[Any]) -> list[Any]:
+    """Values of a column of one type: of numbers, floats; of a mixture, text."""
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) <= 1:
+        return values
+    if kinds <= {int, float}:
+        return [None if value is None else float(value) for value in values]
+    return [None if value is None else str(value) for value in values]
