@@ -93,6 +93,15 @@ def _check_connection() -> None:
         )
 
 
+def isolate_profile(home: Path, url: str) -> None:
+    """Use the server at this address, whatever the user's Prefect profile says; variables in the environment count."""
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ.update(_NO_TELEMETRY)
+    os.environ["PREFECT_HOME"] = str(home)
+    os.environ["PREFECT_PROFILES_PATH"] = str(home / "profiles.toml")
+    os.environ["PREFECT_API_URL"] = url
+
+
 def _isolate(home: Path, port: int) -> None:
     """Set up this process's environment, and with it the server's, as if the user had never heard of Prefect."""
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:

@@ -5,15 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.project import find_root
-from sae.config import Failure, InputError, nearest_name
-
-if TYPE_CHECKING:
-    from pipeline.sweeps.plan import Plan, Point
+from sae.config import Failure, InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("--jobs", args.jobs), ("--limit", args.limit)):
         if value is not None and value < 1:
             raise InputError("this is no number of points", where=name, found=value, expected="1 or more")
+    from pipeline.sweeps.choice import choose_points
     from pipeline.sweeps.local import run_sweep, show_plan
     from pipeline.sweeps.plan import make_plan
 
@@ -41,29 +37,10 @@ def run(args: argparse.Namespace) -> int:
     todo = show_plan(root, plan, chosen, jobs=args.jobs, limit=args.limit)
     if args.dry_run:
         return 0
-    failed = run_sweep(root, replace(plan), chosen, todo, jobs=args.jobs)
+    failed = run_sweep(root, plan, chosen, todo, jobs=args.jobs)
     if failed:
         raise Failure(f"{len(failed)} of {len(todo)} points failed: {', '.join(failed)}; the same command tries them again")
     return 0
-
-
-def choose_points(plan: Plan, only: list[str] | None) -> list[Point]:
-    """The points that `--only` names, by number, by name, or by a name without its hash.
-
-    Raises:
-        InputError: there is no such point; the nearest is named.
-    """
-    if only is None:
-        return plan.points
-    chosen = []
-    for wanted in only:
-        named = [point for point in plan.points if wanted in (str(point.index), point.name, point.name.rpartition("-")[0])]
-        if not named:
-            nearest = nearest_name(wanted, [point.name for point in plan.points])
-            expected = f"a number up to {len(plan.points) - 1}, or a name"
-            raise InputError("no such point", where="--only", found=wanted, expected=expected, nearest=nearest)
-        chosen += named
-    return [point for point in plan.points if point in chosen]
 
 
 def _names(text: str) -> list[str]:

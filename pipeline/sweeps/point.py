@@ -179,7 +179,7 @@ class PointRunner:
     @contextmanager
     def _lease(self, key: str, on_line: Callable[[str], None]) -> Iterator[None]:
         """Only one process at a time works on a key. The lease ends with the process that has it, however that ends."""
-        file = self.root / WORK / "leases" / key[:16]
+        file = lease_path(self.root, key)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a") as lease:
             told = False
@@ -200,6 +200,11 @@ class PointRunner:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as log:
             yield log
+
+
+def lease_path(root: Path, key: str) -> Path:
+    """The file that whoever works on a key has locked."""
+    return root / WORK / "leases" / key[:16]
 
 
 def log_path(root: Path, sweep: str, point: Point) -> Path:

@@ -1,0 +1,190 @@
+"""The agents of one machine: pools and deployments where they are missing, and a worker for each GPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from urllib.parse import urlsplit
+
+from pipeline.process import Process
+from pipeline.server import api_url, isolate_profile
+from pipeline.stage import WORK
+from sae.config import Failure, InputError
+
+DEFAULT_SERVER = "http://127.0.0.1:4200"
+POOLS = ("control", "gpu")
+SWEEPS_AT_ONCE = 8
+QUERY_SECONDS = "2"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one agent works on.
+
+    Attributes:
+        name: of the agent, on this machine.
+        cuda: value of CUDA_VISIBLE_DEVICES; None leaves it as it is.
+    """
+
+    name: str
+    cuda: str | None
+
+
+def slots(gpus: str | None, cpu: int | None) -> list[Slot]:
+    """One for each GPU that is named, or that is there; on the CPU where there is none.
+
+    Raises:
+        InputError: a GPU that is not there, or no number of agents.
+    """
+    if cpu is not None:
+        if cpu < 1 or gpus is not None:
+            raise InputError("this is no number of agents", where="--cpu", found=cpu, expected="1 or more, and no --gpus")
+        return [Slot(f"cpu{index}", "") for index in range(cpu)]
+    there = _gpus()
+    if gpus is None:
+        return [Slot(f"gpu{gpu}", gpu) for gpu in there] or [Slot("cpu0", "")]
+    named = [gpu.strip() for gpu in gpus.split(",") if gpu.strip()]
+    if missing := [gpu for gpu in named if gpu not in there]:
+        found = ", ".join(there) or "none; leave --gpus out to use the CPU"
+        raise InputError("this machine has no such GPU", where="--gpus", found=", ".join(missing), expected=found)
+    if not named or len(set(named)) < len(named):
+        raise InputError("a GPU is named once", where="--gpus", found=gpus)
+    return [Slot(f"gpu{gpu}", gpu) for gpu in named]
+
+
+class Fleet:
+    """The agents of this machine.
+
+    Args:
+        root: the project.
+        server: URL of the Prefect server; None means PREFECT_API_URL, else the default one of this machine.
+        slots: one agent for each.
+        control: also run the agent of the pool `control`; None means: where the server is on this machine.
+    """
+
+    def __init__(self, root: Path, server: str | None, slots: Sequence[Slot], *, control: bool | None = None) -> None:
+        self.root, self.slots = root, slots
+        self.url = api_url(server or os.environ.get("PREFECT_API_URL") or DEFAULT_SERVER)
+        here = urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1", socket.gethostname())
+        self.control = here if control is None else control
+        self.drain = root / WORK / "agents" / f"{os.getpid()}.drain"
+        self._signals = 0
+
+    def run(self) -> int:
+        """Run until Ctrl-C: the first takes up no more points and waits for those that run, the second stops them.
+
+        Raises:
+            Failure: no server answers, or an agent ended by itself.
+        """
+        self.drain.parent.mkdir(parents=True, exist_ok=True)
+        self.drain.unlink(missing_ok=True)
+        isolate_profile(self.root / WORK / "prefect-agents", self.url)
+        self._prepare()
+        wanted = [(slot.name, "gpu", 1, slot.cuda) for slot in self.slots]
+        if self.control:
+            wanted.append(("control", "control", SWEEPS_AT_ONCE, None))
+        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        processes: dict[str, Process] = {}
+        try:
+            for name, pool, limit, cuda in wanted:
+                processes[name] = self._start(name, pool, limit, cuda)
+            print(f"{len(processes)} agents for {self.url}: {', '.join(processes)}; Ctrl-C lets them finish, twice stops them")
+            sys.stdout.flush()
+            return self._wait(processes)
+        finally:
+            self.drain.touch()
+            stopping = [threading.Thread(target=process.stop) for process in processes.values()]
+            for thread in stopping:
+                thread.start()
+            for thread in stopping:
+                thread.join()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.drain.unlink(missing_ok=True)
+
+    def _prepare(self) -> None:
+        """Make the pools and deployments that are missing."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.actions import WorkPoolCreate
+        from prefect.exceptions import ObjectAlreadyExists
+
+        with get_client(sync_client=True) as client:
+            problem = client.api_healthcheck()
+            if problem is not None:
+                raise Failure(
+                    f"no Prefect server answers ({problem}); start one with `prefect server start`, or name one with --server",
+                    where=self.url,
+                )
+            for name in POOLS:
+                try:
+                    client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+                except ObjectAlreadyExists:
+                    continue
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+        done = subprocess.run(command, cwd=self.root, env=self._environment(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Failure(
+                f"the deployments could not be made: {done.stderr.strip() or done.stdout.strip()}", where="prefect.yaml"
+            )
+
+    def _start(self, name: str, pool: str, limit: int, cuda: str | None) -> Process:
+        environment = {**self._environment(), "SAE_ROOT": str(self.root), "PREFECT_WORKER_QUERY_SECONDS": QUERY_SECONDS}
+        if cuda is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = cuda
+        full = f"{name}-{socket.gethostname()}-{os.getpid()}"
+        command = [sys.executable, "-m", "pipeline.agent", pool, full, str(limit), str(self.drain)]
+        process = Process(command, cwd=self.root, env=environment)
+        threading.Thread(target=self._show, args=(name, process), daemon=True).start()
+        return process
+
+    def _show(self, name: str, process: Process) -> None:
+        try:
+            for line in process.lines():
+                if line.strip():
+                    print(f"{name:<8} | {line}", flush=True)
+        except ValueError:  # the pipe was closed while it was read
+            return
+
+    def _wait(self, processes: dict[str, Process]) -> int:
+        told = 0
+        while True:
+            ended = {name: status for name, process in processes.items() if (status := process.poll()) is not None}
+            if self._signals == 0 and ended:
+                raise Failure(f"an agent ended by itself: {', '.join(ended)}", where=self.url)
+            if self._signals > told:
+                told = self._signals
+                if told == 1:
+                    self.drain.touch()
+                    print("taking up no more points; waiting for those that run; Ctrl-C again stops them", flush=True)
+            if self._signals >= 2:
+                return 130
+            if self._signals and len(ended) == len(processes):
+                return 0
+            time.sleep(0.2)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 2 if number == signal.SIGTERM else 1
+
+    def _environment(self) -> dict[str, str]:
+        """Ours; flows find the project's packages whatever folder they start in."""
+        path = os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")]))
+        return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def _gpus() -> list[str]:
+    """Numbers of the GPUs, asked of torch in a process of its own: it would keep memory on each of them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu for gpu in named.split(",") if gpu]
+    code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return [str(index) for index in range(int(done.stdout.split()[-1]) if done.returncode == 0 and done.stdout.split() else 0)]
