@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 from prefect.workers.process import ProcessWorker
@@ -19,37 +19,32 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 
-class Agent(ProcessWorker):
-    """A process worker with an end.
+async def serve(pool: str, name: str, limit: int, drain: Path) -> None:
+    """Work until drained or told to stop.
 
     Args:
+        pool: that runs are taken from.
+        name: of the worker.
+        limit: runs at a time.
         drain: file that tells it to take up no more.
-        options: of `ProcessWorker`.
     """
+    worker = ProcessWorker(work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False)
+    take_up = worker.get_and_submit_flow_runs
+    drained = anyio.Event()
 
-    type = "process"
-
-    def __init__(self, drain: Path, **options: Any) -> None:
-        super().__init__(**options)
-        self._drain = drain
-        self.drained = anyio.Event()
-
-    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Take up a run that waits, unless told not to."""
-        if not self._drain.exists():
-            return await super().get_and_submit_flow_runs()
-        if self.limiter.borrowed_tokens == 0:
-            self.drained.set()
+    async def unless_drained() -> list[FlowRun]:
+        if not drain.exists():
+            return await take_up()
+        if worker.limiter.borrowed_tokens == 0:
+            drained.set()
         return []
 
-
-async def serve(pool: str, name: str, limit: int, drain: Path) -> None:
-    """Work until drained or told to stop."""
-    agent = Agent(drain, work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False)
+    # Not a subclass: Prefect would put that in the place of its own type of worker, and warn.
+    worker.get_and_submit_flow_runs = unless_drained  # type: ignore[method-assign]
     async with anyio.create_task_group() as group:
 
         async def end_when_drained() -> None:
-            await agent.drained.wait()
+            await drained.wait()
             group.cancel_scope.cancel()
 
         async def end_on_signal() -> None:
@@ -60,7 +55,7 @@ async def serve(pool: str, name: str, limit: int, drain: Path) -> None:
 
         group.start_soon(end_when_drained)
         group.start_soon(end_on_signal)
-        await agent.start(printer=lambda text: print(text, flush=True))
+        await worker.start(printer=lambda text: print(text, flush=True))
 
 
 if __name__ == "__main__":
