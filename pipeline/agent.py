@@ -7,6 +7,7 @@ Once the drain file exists it ends as soon as it has nothing to do; SIGINT or SI
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -47,6 +48,12 @@ async def serve(pool: str, name: str, limit: int, drain: Path) -> None:
             await drained.wait()
             group.cancel_scope.cancel()
 
+        async def end_when_orphaned() -> None:  # the guard that would end us is gone
+            parent = os.getppid()
+            while os.getppid() == parent:
+                await anyio.sleep(1)
+            group.cancel_scope.cancel()
+
         async def end_on_signal() -> None:
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async for _ in signals:
@@ -54,6 +61,7 @@ async def serve(pool: str, name: str, limit: int, drain: Path) -> None:
                     return
 
         group.start_soon(end_when_drained)
+        group.start_soon(end_when_orphaned)
         group.start_soon(end_on_signal)
         await worker.start(printer=lambda text: print(text, flush=True))
 

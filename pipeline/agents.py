@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ from sae.config import Failure, InputError
 DEFAULT_SERVER = "http://127.0.0.1:4200"
 POOLS = ("control", "gpu")
 SWEEPS_AT_ONCE = 8
+MAX_DEATHS = 3  # of an agent in a minute
 QUERY_SECONDS = "2"
 
 
@@ -83,23 +84,23 @@ class Fleet:
         """Run until Ctrl-C: the first takes up no more points and waits for those that run, the second stops them.
 
         Raises:
-            Failure: no server answers, or an agent ended by itself.
+            Failure: no server answers, or an agent ends again and again.
         """
         self.drain.parent.mkdir(parents=True, exist_ok=True)
         self.drain.unlink(missing_ok=True)
         isolate_profile(self.root / WORK / "prefect-agents", self.url)
         self._prepare()
-        wanted = [(slot.name, "gpu", 1, slot.cuda) for slot in self.slots]
+        wanted = {slot.name: ("gpu", 1, slot.cuda) for slot in self.slots}
         if self.control:
-            wanted.append(("control", "control", SWEEPS_AT_ONCE, None))
+            wanted["control"] = ("control", SWEEPS_AT_ONCE, None)
         before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
         processes: dict[str, Process] = {}
         try:
-            for name, pool, limit, cuda in wanted:
-                processes[name] = self._start(name, pool, limit, cuda)
+            for name, about in wanted.items():
+                processes[name] = self._start(name, *about)
             print(f"{len(processes)} agents for {self.url}: {', '.join(processes)}; Ctrl-C lets them finish, twice stops them")
             sys.stdout.flush()
-            return self._wait(processes)
+            return self._wait(processes, wanted)
         finally:
             self.drain.touch()
             stopping = [threading.Thread(target=process.stop) for process in processes.values()]
@@ -154,12 +155,12 @@ class Fleet:
         except ValueError:  # the pipe was closed while it was read
             return
 
-    def _wait(self, processes: dict[str, Process]) -> int:
+    def _wait(self, processes: dict[str, Process], wanted: Mapping[str, tuple[str, int, str | None]]) -> int:
+        """Until they are told to end. One that ends by itself, or is killed, is started again."""
         told = 0
+        deaths: dict[str, list[float]] = {name: [] for name in wanted}
         while True:
-            ended = {name: status for name, process in processes.items() if (status := process.poll()) is not None}
-            if self._signals == 0 and ended:
-                raise Failure(f"an agent ended by itself: {', '.join(ended)}", where=self.url)
+            ended = [name for name, process in processes.items() if process.poll() is not None]
             if self._signals > told:
                 told = self._signals
                 if told == 1:
@@ -169,6 +170,12 @@ class Fleet:
                 return 130
             if self._signals and len(ended) == len(processes):
                 return 0
+            for name in ended if not self._signals else ():
+                deaths[name].append(time.monotonic())
+                if len(deaths[name]) >= MAX_DEATHS and deaths[name][-1] - deaths[name][-MAX_DEATHS] < 60:
+                    raise Failure(f"the agent {name} ends again and again; its last lines are above", where=self.url)
+                print(f"{name:<8} | ended with status {processes[name].wait()}; it is started again", flush=True)
+                processes[name] = self._start(name, *wanted[name])
             time.sleep(0.2)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:

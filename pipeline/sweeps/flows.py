@@ -7,6 +7,7 @@ of the pool that its points run in. What counts is on the disk, in records: the 
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import sys
 import time
@@ -27,6 +28,8 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling, Completed, Crashed, Failed, Scheduled
 
+from pipeline.dvc import is_chatter
+from pipeline.progress import SECONDS_BETWEEN_LINES, share_done
 from pipeline.project import find_root
 from pipeline.sections import PARAMS_FILE, read_yaml
 from pipeline.sweeps.choice import choose_points
@@ -68,7 +71,16 @@ def point(sweep: str, index: int, key: str, shared: bool = False) -> State[Any]:
         logger.info("%s on %s, CUDA_VISIBLE_DEVICES=%s", chosen.name, os.uname().nodename, os.environ.get("CUDA_VISIBLE_DEVICES"))
         runner = PointRunner(root, plan)
 
+        logged = -math.inf
+
         def log(line: str) -> None:
+            nonlocal logged
+            if is_chatter(line):
+                return
+            if share_done(line) is not None:
+                if time.monotonic() - logged < SECONDS_BETWEEN_LINES:
+                    return
+                logged = time.monotonic()
             logger.info("%s", line, extra=shown(chosen.name))
 
         if shared:
