@@ -6,7 +6,6 @@ of the pool that its points run in. What counts is on the disk, in records: the 
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import sys
@@ -31,14 +30,12 @@ from prefect.states import Cancelling, Completed, Crashed, Failed, Scheduled
 from pipeline.dvc import is_chatter
 from pipeline.progress import SECONDS_BETWEEN_LINES, share_done
 from pipeline.project import find_root
-from pipeline.sections import PARAMS_FILE, read_yaml
 from pipeline.sweeps.choice import choose_points
 from pipeline.sweeps.git import snapshot
-from pipeline.sweeps.keys import value_at
 from pipeline.sweeps.plan import Plan, Point, load_plan, make_plan, short_names, swept_paths
-from pipeline.sweeps.point import PointRunner, lease_path
+from pipeline.sweeps.point import PointRunner, is_leased
 from pipeline.sweeps.records import Records
-from pipeline.sweeps.table import Table, draw_fronts, make_table
+from pipeline.sweeps.table import Table, draw_fronts, make_table, table_of
 from pipeline.sweeps.workspace import RUNS
 from pipeline.terminal import shown
 from sae.config import InputError, SaeError
@@ -259,9 +256,7 @@ class Watch:
 
     def _is_lost(self, child: Child) -> bool:
         """Whether a run has had no lease for a while: its process is gone, and so is who would have said it."""
-        path = lease_path(self.root, child.key)
-        held = path.exists() and not _is_free(path)
-        if held:
+        if is_leased(self.root, child.key):
             child.unleased = None
             return False
         child.unleased = child.unleased or time.monotonic()
@@ -272,10 +267,7 @@ def _publish(root: Path, plan: Plan, points: Sequence[Point]) -> Table:
     """The table and the fronts, on the disk and as artifacts."""
     import base64
 
-    records = Records(root)
-    found = {p.key: record for p in points if (record := records.get(p.key)) is not None}
-    base = read_yaml(root / PARAMS_FILE)
-    table = make_table(points, found, {path: value_at(base, path) for path in swept_paths(points)})
+    table = table_of(root, points)
     folder = root / RUNS / "sweeps" / plan.id
     table.save(folder / "table.parquet")
     draw_fronts(table, folder / "fronts.png")
@@ -301,15 +293,6 @@ def _states(client: SyncPrefectClient, runs: Sequence[UUID]) -> dict[UUID, State
         )
         states |= {run.id: run.state for run in found if run.state is not None}
     return states
-
-
-def _is_free(lease: Path) -> bool:
-    with lease.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
 
 
 def _tag(run: object) -> str:

@@ -20,7 +20,7 @@ from pipeline.sweeps.plan import Plan, Point, swept_paths
 from pipeline.sweeps.point import PointRunner
 from pipeline.sweeps.records import Record, Records
 from pipeline.sweeps.schedule import Schedule
-from pipeline.sweeps.table import Table, draw_fronts, make_table
+from pipeline.sweeps.table import Table, draw_fronts, make_table, table_of
 from pipeline.sweeps.workspace import RUNS
 from pipeline.terminal import live_line
 from sae.config import Failure, SaeError
@@ -82,10 +82,7 @@ def run_sweep(root: Path, plan: Plan, points: Sequence[Point], todo: Sequence[Po
 
 def show_results(root: Path, plan: Plan, points: Sequence[Point]) -> Table:
     """Print the table and write it, with the picture of the fronts, into the sweep's folder."""
-    records = Records(root)
-    found = {point.key: record for point in points if (record := records.get(point.key)) is not None}
-    base = read_yaml(root / PARAMS_FILE)
-    table = make_table(points, found, {path: value_at(base, path) for path in swept_paths(points)})
+    table = table_of(root, points)
     folder = root / RUNS / "sweeps" / plan.id
     table.save(folder / "table.parquet")
     draw_fronts(table, folder / "fronts.png")

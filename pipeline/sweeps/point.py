@@ -207,6 +207,19 @@ def lease_path(root: Path, key: str) -> Path:
     return root / WORK / "leases" / key[:16]
 
 
+def is_leased(root: Path, key: str) -> bool:
+    """Whether a process works on a key."""
+    path = lease_path(root, key)
+    if not path.exists():
+        return False
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def log_path(root: Path, sweep: str, point: Point) -> Path:
     """Where all that a point's stages print is kept."""
     return root / RUNS / "sweeps" / sweep / "logs" / f"{point.name}.log"

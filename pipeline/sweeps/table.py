@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.sections import PARAMS_FILE, read_yaml
+from pipeline.sweeps.keys import value_at
 from pipeline.sweeps.plan import Point, short_names, swept_paths
-from pipeline.sweeps.records import Record
+from pipeline.sweeps.records import Record, Records
 from sae.config import InputError, nearest_name
 
 FIGURES = {  # column: metric
@@ -38,16 +40,16 @@ class Table:
         """For each of `FRONTS`, the names of the points that no other beats in both."""
         return [front(self.rows, x, y, sign) for x, y, sign in FRONTS]
 
-    def sorted_by(self, column: str) -> Table:
-        """Sorted by a column, or by any metric; a minus before it turns the order around.
+    def sorted_by(self, column: str, *, descending: bool = False) -> Table:
+        """Sorted by a column, or by any metric; rows without it come last.
 
         Raises:
             InputError: there is no such column.
         """
-        name = column.removeprefix("-")
-        self._check(name, "--sort")
-        rows = sorted(self.rows, key=lambda row: _sortable(self._value(row, name)), reverse=column.startswith("-"))
-        return Table(self.columns, rows)
+        self._check(column, "--sort")
+        known = [row for row in self.rows if self._value(row, column) is not None]
+        rest = [row for row in self.rows if self._value(row, column) is None]
+        return Table(self.columns, sorted(known, key=lambda row: _sortable(self._value(row, column)), reverse=descending) + rest)
 
     def where(self, condition: str) -> Table:
         """The rows for which `column=value`, `column<value` or `column>value` holds.
@@ -143,6 +145,13 @@ def make_table(points: Sequence[Point], found: Mapping[str, Record], base: Mappi
     return Table(columns, rows)
 
 
+def table_of(root: Path, points: Sequence[Point]) -> Table:
+    """The table of some points with what is known of them in a project."""
+    records, base = Records(root), read_yaml(root / PARAMS_FILE)
+    found = {point.key: record for point in points if (record := records.get(point.key)) is not None}
+    return make_table(points, found, {path: value_at(base, path) for path in swept_paths(points)})
+
+
 def front(rows: Iterable[Mapping[str, Any]], x: str, y: str, sign: int) -> set[str]:
     """Names of the rows that no other row beats: no larger x, and a y that is better or the same, one of them strictly.
 
@@ -202,10 +211,8 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _sortable(value: Any) -> tuple[int, Any, str]:
-    if _is_number(value):
-        return (0, value, "")
-    return (2, 0, "") if value is None else (1, 0, str(value))
+def _sortable(value: Any) -> tuple[int, Any]:
+    return (0, value) if _is_number(value) else (1, str(value))
 
 
 def _typed(text: str) -> Any:

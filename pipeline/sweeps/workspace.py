@@ -54,10 +54,7 @@ class Workspace:
 
     def remove(self) -> None:
         """Drop the folder. What counts is in the cache and in the experiment."""
-        for path in self.clone.rglob("*"):  # DVC's links are in folders that can't be written to
-            if path.is_dir() and not path.is_symlink():
-                path.chmod(0o755)
-        shutil.rmtree(self.clone, ignore_errors=True)
+        remove_folder(self.clone)
 
     def _configure(self) -> None:
         """DVC's settings of the user's folder, with the cache there; its small change stays in the clone."""
@@ -95,6 +92,14 @@ class Workspace:
                 here.parent.mkdir(parents=True, exist_ok=True)
                 here.symlink_to((self.home / here.relative_to(self.root)).resolve())
                 return
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, whatever may be written to in it."""
+    for path in folder.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def dvc_config(root: Path) -> Any:
