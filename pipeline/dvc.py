@@ -79,6 +79,7 @@ def run_stages(
     *,
     alone: bool = False,
     force: bool = False,
+    pull: bool = False,
     on_start: Callable[[Process], None] = lambda _: None,
 ) -> list[tuple[str, Outcome, float]]:
     """Bring stages up to date, with those before them, in one call of DVC, whose start costs a second.
@@ -89,6 +90,7 @@ def run_stages(
         on_line: called with every line that the stages and DVC print, in this thread.
         alone: leave those before them as they are.
         force: run them even if nothing changed.
+        pull: fetch from the default DVC remote what was made elsewhere.
         on_start: called with the process; whoever keeps it may stop it from another thread.
 
     Returns:
@@ -98,7 +100,7 @@ def run_stages(
         StageFailed: a stage's command, or DVC, did not succeed.
     """
     # --wait-for-lock is about DVC's lock on the repository, which is held for moments: another command may hold it just now.
-    options = [*(["--single-item"] if alone else []), *(["--force"] if force else [])]
+    options = [*(["--single-item"] if alone else []), *(["--force"] if force else []), *(["--pull"] if pull else [])]
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *options, *stages]
     # The stage may take its whole grace time, and DVC a moment after it.
     patience = PATIENCE + read_section(root, "run", RunConfig).grace

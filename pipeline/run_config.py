@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     import torch
 
 
+class RemoteConfig(SweepableConfig):
+    """What machines without a shared disk have in common, for sweeps."""
+
+    git: str = Field(description="A git remote: plans, leases, records and experiments go there.")
+    dvc: str = Field(description="A DVC remote, of any kind: outputs, run cache and checkpoints go there.")
+    checkpoint_seconds: float = Field(
+        default=300, gt=0, description="Between two checkpoints that are sent, for when a machine is lost."
+    )
+
+
 class RunConfig(SweepableConfig):
     """How the stages run on this machine."""
 
@@ -23,6 +33,7 @@ class RunConfig(SweepableConfig):
         default=1, gt=0, description="Processes that capture activations side by side; with several GPUs, one on each."
     )
     log: list[Literal["dvclive"]] = Field(default=["dvclive"], description="Where training curves go.")
+    remote: RemoteConfig | None = Field(default=None, description="Where agents on machines of their own meet.")
     grace: float = Field(default=10, gt=0, description="Seconds that training has to save its state once it is told to stop.")
 
     def torch_device(self) -> torch.device:

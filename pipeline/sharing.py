@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from pipeline.capturing import captures
 from pipeline.progress import Progress
+from pipeline.remote import RemoteFolder
 from pipeline.stage import StageContext
 from sae.activations.capture import ActivationsConfig, Capture
 from sae.activations.plan import plan
-from sae.config import Failure, InputError, nearest_name
+from sae.config import InputError
 from sae.corpus.subject import SubjectConfig
+
+PARTS = "parts"  # folder in the remote
 
 
 def capture_share(root: Path, share: tuple[int, int], *, push: str | None = None, pull: str | None = None) -> None:
@@ -40,7 +42,7 @@ def capture_share(root: Path, share: tuple[int, int], *, push: str | None = None
     config, subject = ctx.section("activations", ActivationsConfig), ctx.section("subject", SubjectConfig)
     work = captures(ctx, config, subject)
     if pull is not None:
-        fetched = sum(_pull(_Remote(root, pull), ctx.key, split, capture) for split, capture in work.items())
+        fetched = sum(_pull(RemoteFolder(root, pull, "--pull"), ctx.key, split, capture) for split, capture in work.items())
         print(f"{fetched} parts fetched from {pull}", flush=True)
     expected = plan(list(work.values()), share[1])
     print(f"activations: {expected}", flush=True)
@@ -51,59 +53,27 @@ def capture_share(root: Path, share: tuple[int, int], *, push: str | None = None
     count = sum(sum(map(capture.writer.has_part, range(capture.writer.count))) for capture in work.values())
     print(f"{count} of {sum(capture.writer.count for capture in work.values())} parts are here", flush=True)
     if push is not None:
-        sent = sum(_push(_Remote(root, push), ctx.key, split, capture) for split, capture in work.items())
+        sent = sum(_push(RemoteFolder(root, push, "--push"), ctx.key, split, capture) for split, capture in work.items())
         print(f"{sent} parts copied to {push}", flush=True)
 
 
-class _Remote:
-    """A DVC remote as a folder of files, whatever kind of storage it is."""
-
-    def __init__(self, root: Path, name: str) -> None:
-        from dvc.exceptions import DvcException
-        from dvc.repo import Repo
-
-        with Repo(str(root)) as repo:
-            known = list(repo.config["remote"])
-            if name not in known:
-                nearest = nearest_name(name, known)
-                raise InputError(
-                    "no such DVC remote", where="--push, --pull", found=name, expected=", ".join(known), nearest=nearest
-                )
-            try:
-                odb = repo.cloud.get_remote_odb(name)
-            except DvcException as error:
-                raise Failure(f"this DVC remote can't be reached: {error}", where=name) from error
-        self.fs: Any = odb.fs
-        self.folder = (
-            PurePosixPath(odb.path).parent.parent if odb.path.rstrip("/").endswith("files/md5") else PurePosixPath(odb.path)
-        )
-
-    def path(self, key: str, split: str, file: str = "") -> str:
-        """Where a part lies, beside DVC's own objects."""
-        return str(self.folder / "parts" / key / split / file)
-
-
-def _push(remote: _Remote, key: str, split: str, capture: Capture) -> int:
+def _push(remote: RemoteFolder, key: str, split: str, capture: Capture) -> int:
     sent = 0
-    remote.fs.makedirs(remote.path(key, split), exist_ok=True)
     for part in range(capture.writer.count):
         source = capture.writer.part_path(part)
-        target = remote.path(key, split, source.name)
-        if source.exists() and not remote.fs.exists(target):
-            remote.fs.put_file(str(source), target + ".new")
-            remote.fs.move(target + ".new", target)
+        target = remote.path(PARTS, key, split, source.name)
+        if source.exists() and not remote.exists(target):
+            remote.put(source, target)
             sent += 1
     return sent
 
 
-def _pull(remote: _Remote, key: str, split: str, capture: Capture) -> int:
+def _pull(remote: RemoteFolder, key: str, split: str, capture: Capture) -> int:
     fetched = 0
     for part in range(capture.writer.count):
         target = capture.writer.part_path(part)
-        source = remote.path(key, split, target.name)
-        if not target.exists() and remote.fs.exists(source):
-            fresh = target.with_name(target.name + ".new")
-            remote.fs.get_file(source, str(fresh))
-            fresh.rename(target)
+        source = remote.path(PARTS, key, split, target.name)
+        if not target.exists() and remote.exists(source):
+            remote.get(source, target)
             fetched += 1
     return fetched

@@ -30,10 +30,13 @@ from prefect.states import Cancelling, Completed, Crashed, Failed, Scheduled
 from pipeline.dvc import is_chatter
 from pipeline.progress import SECONDS_BETWEEN_LINES, share_done
 from pipeline.project import find_root
+from pipeline.run_config import RemoteConfig
 from pipeline.sweeps.choice import choose_points
 from pipeline.sweeps.git import snapshot
-from pipeline.sweeps.plan import Plan, Point, load_plan, make_plan, short_names, swept_paths
-from pipeline.sweeps.point import PointRunner, is_leased
+from pipeline.sweeps.leases import is_leased
+from pipeline.sweeps.machines import STALE, Machines, machines_of
+from pipeline.sweeps.plan import Plan, Point, load_plan, make_plan, plan_path, short_names, swept_paths
+from pipeline.sweeps.point import PointRunner
 from pipeline.sweeps.records import Records
 from pipeline.sweeps.table import Table, draw_fronts, make_table, table_of
 from pipeline.sweeps.workspace import RUNS
@@ -43,11 +46,12 @@ from sae.sweeps import SweepConfig
 
 POLL = 2.0  # seconds between two looks at the points' states
 LOST_AFTER = 30.0  # seconds in which a run has no lease, though the server has it running, until it counts as lost
+LOOK_EVERY = 10.0  # seconds between two looks at the leases of other machines
 MISTAKE = "Mistake"  # state of a point that it makes no sense to try again
 
 
 @flow(name="point")
-def point(sweep: str, index: int, key: str, shared: bool = False) -> State[Any]:
+def point(sweep: str, index: int, key: str, shared: bool = False, remote: RemoteConfig | None = None) -> State[Any]:
     """Run one point of a sweep in a clone of its own, from where it is. Started by the flow `sweep`.
 
     Args:
@@ -55,10 +59,14 @@ def point(sweep: str, index: int, key: str, shared: bool = False) -> State[Any]:
         index: Number of the point in it.
         key: Hash of all that the point is made of; another one here is refused.
         shared: Only what the point shares with others: the stages up to the activations.
+        remote: What the machines have in common; left out where they have a disk in common.
     """
     logger = get_run_logger()
     try:
         root = find_root(Path.cwd())
+        machines = None if remote is None else Machines(root, remote)
+        if machines is not None and not plan_path(root, sweep).exists():
+            machines.fetch_plan(sweep)
         plan = load_plan(root, sweep)
         chosen = plan.points[index] if index < len(plan.points) else None
         if chosen is None or chosen.key != key:
@@ -66,7 +74,7 @@ def point(sweep: str, index: int, key: str, shared: bool = False) -> State[Any]:
             raise InputError("this is not the point that was planned", where=f"point {index} of sweep {sweep}", found=found,
                              expected=key[:12])  # fmt: skip
         logger.info("%s on %s, CUDA_VISIBLE_DEVICES=%s", chosen.name, os.uname().nodename, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        runner = PointRunner(root, plan)
+        runner = PointRunner(root, plan, machines=machines)
 
         logged = -math.inf
 
@@ -114,9 +122,12 @@ def sweep(sweep: SweepConfig | None = None, only: list[str] | None = None, limit
         sys.path.insert(0, str(root))
         plan = make_plan(root, sweep)
         points = choose_points(plan, only or None)
+        machines = machines_of(root)
     except SaeError as error:
         return Failed(message=str(error), data=error)
     records = Records(root)
+    if machines is not None:
+        machines.fetch_records(p.key for p in points if not records.is_done(p.key))
     todo = [p for p in points if not records.is_done(p.key)][:limit]
     logger = get_run_logger()
     logger.info("sweep %s: %d points, %d to do", plan.id, len(points), len(todo), extra=shown())
@@ -125,7 +136,9 @@ def sweep(sweep: SweepConfig | None = None, only: list[str] | None = None, limit
         commit, base = snapshot(root, plan.ref)
         plan = replace(plan, commit=commit, base=base)
         plan.save(root)
-        failed = Watch(root, plan, todo).until_all_ended()
+        if machines is not None:
+            machines.publish_plan(plan)
+        failed = Watch(root, plan, todo, machines).until_all_ended()
     _publish(root, plan, points)
     if failed:
         names = "; ".join(f"{p.name}: {failed[p.index]}" for p in todo if p.index in failed)
@@ -164,15 +177,19 @@ class Watch:
         root: the project.
         plan: of the sweep.
         todo: the points to run.
+        machines: what the machines have in common, if that is not a disk.
     """
 
     root: Path
     plan: Plan
     todo: Sequence[Point]
+    machines: Machines | None = None
     children: list[Child] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     waiting: list[Point] = field(default_factory=list)
     done: int = 0
+    beats: dict[str, tuple[str, float]] = field(default_factory=dict)  # by key, a lease's last beat and when it was first seen
+    looked: float = 0.0
 
     def until_all_ended(self) -> dict[int, str]:
         """What went wrong, by index of the points that failed."""
@@ -203,7 +220,13 @@ class Watch:
             FlowRun,
             run_deployment(
                 "point/point",
-                parameters={"sweep": self.plan.id, "index": p.index, "key": p.key, "shared": shared},
+                parameters={
+                    "sweep": self.plan.id,
+                    "index": p.index,
+                    "key": p.key,
+                    "shared": shared,
+                    "remote": None if self.machines is None else self.machines.config.model_dump(),
+                },
                 timeout=0,
                 flow_run_name=f"shared-{p.upstream[:6]}" if shared else p.name,
                 tags=[_tag(this_run.id), f"sweep-{self.plan.id}", *([] if shared else values)],
@@ -250,17 +273,34 @@ class Watch:
             self.done += len(group)
         else:
             self.done += 1
+            if error is None and self.machines is not None:
+                self.machines.fetch_record(child.key)
             if error is not None:
                 self.failed[child.point.index] = error
         logger.info("%s: %s (%d of %d)", child.point.name, error or state.message, self.done, len(self.todo), extra=shown())
 
     def _is_lost(self, child: Child) -> bool:
         """Whether a run has had no lease for a while: its process is gone, and so is who would have said it."""
-        if is_leased(self.root, child.key):
+        if self._is_leased(child):
             child.unleased = None
             return False
         child.unleased = child.unleased or time.monotonic()
         return time.monotonic() - child.unleased > LOST_AFTER
+
+    def _is_leased(self, child: Child) -> bool:
+        if is_leased(self.root, child.key):
+            return True
+        if self.machines is None:
+            return False
+        if time.monotonic() - self.looked > LOOK_EVERY:
+            self.looked = time.monotonic()
+            now = self.machines.leases()
+            self.beats = {
+                key: self.beats[key] if key in self.beats and self.beats[key][0] == beat else (beat, self.looked)
+                for key, beat in now.items()
+            }
+        beat = self.beats.get(child.key)
+        return beat is not None and time.monotonic() - beat[1] < STALE
 
 
 def _publish(root: Path, plan: Plan, points: Sequence[Point]) -> Table:

@@ -21,7 +21,7 @@ IDENTITY = {
 }
 
 
-def git(folder: Path, *arguments: str, env: dict[str, str] | None = None, check: bool = True) -> str:
+def git(folder: Path, *arguments: str, env: dict[str, str] | None = None, stdin: str | None = None, check: bool = True) -> str:
     """Run git and return what it printed, without the last newline; empty where it failed and `check` is off.
 
     Raises:
@@ -33,6 +33,7 @@ def git(folder: Path, *arguments: str, env: dict[str, str] | None = None, check:
         ["git", "-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "advice.detachedHead=false", *arguments],
         cwd=folder,
         env={**clean, **IDENTITY, "GIT_TERMINAL_PROMPT": "0", **(env or {})},
+        input="" if stdin is None else stdin,
         capture_output=True,
         text=True,
         check=False,

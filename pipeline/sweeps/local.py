@@ -16,6 +16,7 @@ from pipeline.progress import share_done
 from pipeline.sections import PARAMS_FILE, read_yaml
 from pipeline.sweeps.git import snapshot
 from pipeline.sweeps.keys import value_at
+from pipeline.sweeps.machines import machines_of
 from pipeline.sweeps.plan import Plan, Point, swept_paths
 from pipeline.sweeps.point import PointRunner
 from pipeline.sweeps.records import Record, Records
@@ -31,6 +32,8 @@ OUTPUTS = ("data/sae", "data/train", "data/evaluation", "data/report")
 def show_plan(root: Path, plan: Plan, points: Sequence[Point], *, jobs: int, limit: int | None = None) -> list[Point]:
     """Say what a sweep would do; the points that are to do."""
     records = Records(root)
+    if (machines := machines_of(root)) is not None:
+        machines.fetch_records(point.key for point in points if not records.is_done(point.key))
     todo = [point for point in points if not records.is_done(point.key)]
     left = todo[:limit]
     shared = len({point.upstream for point in todo})
@@ -72,8 +75,11 @@ def run_sweep(root: Path, plan: Plan, points: Sequence[Point], todo: Sequence[Po
         commit, base = snapshot(root, plan.ref)
         plan = replace(plan, commit=commit, base=base)
         plan.save(root)
+        machines = machines_of(root)
+        if machines is not None:
+            machines.publish_plan(plan)
         screen = Screen(len(todo), width=max(len(point.name) for point in todo))
-        results = Schedule(plan, todo).run(PointRunner(root, plan), min(jobs, len(todo)), screen)
+        results = Schedule(plan, todo).run(PointRunner(root, plan, machines=machines), min(jobs, len(todo)), screen)
         live_line.clear()
         failed = [point.name for point in todo if isinstance(results.get(point.index), SaeError)]
     show_results(root, plan, points)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -14,13 +13,16 @@ from typing import IO
 from pipeline import dvc
 from pipeline.process import Process
 from pipeline.sections import PARAMS_FILE, read_yaml
-from pipeline.stage import WORK
 from pipeline.sweeps.git import record_experiment
 from pipeline.sweeps.keys import LAST_SHARED, Keys, written_inputs
+from pipeline.sweeps.leases import lease_path, locked
+from pipeline.sweeps.machines import Machines
 from pipeline.sweeps.plan import Plan, Point
 from pipeline.sweeps.records import Record, Records, read_metrics, read_outputs
 from pipeline.sweeps.workspace import RUNS, Workspace
 from sae.config import Failure
+
+Stages = list[tuple[str, dvc.Outcome, float]]
 
 POLL = 0.2  # seconds between two looks at a lease that another process has
 
@@ -75,10 +77,11 @@ class PointRunner:
         root: the user's project.
         plan: of the sweep, with its snapshot.
         stop: asked before each step.
+        machines: what others share with this one; None if all is on this disk.
     """
 
-    def __init__(self, root: Path, plan: Plan, stop: Stop | None = None) -> None:
-        self.root, self.plan, self.stop = root, plan, stop or Stop()
+    def __init__(self, root: Path, plan: Plan, stop: Stop | None = None, machines: Machines | None = None) -> None:
+        self.root, self.plan, self.stop, self.machines = root, plan, stop or Stop(), machines
         self.records = Records(root)
 
     def run(self, point: Point, on_line: Callable[[str], None] = lambda _: None) -> Record:
@@ -95,32 +98,18 @@ class PointRunner:
         """
         began = time.monotonic()
         with self._lease(point.key, on_line), self._log(point) as log:
-            if self.records.is_done(point.key):
-                record = self.records.get(point.key)
-                assert record is not None
+            if (known := self._known(point)) is not None:
                 on_line("done already, by another run")
-                return record
+                return known
             workspace = Workspace(self.root, point.key[:16])
-            workspace.make(self.plan.commit, point.values)
-            try:
-                stages = self._stages(workspace, point, Keys(workspace.root).order, _both(on_line, log))
-            except (dvc.StageFailed, Failure) as error:
-                self.records.put(self._record(point, "failed", seconds=time.monotonic() - began, error=str(error)))
-                raise
-            outputs, size = read_outputs(workspace.root)
-            commit = record_experiment(workspace.clone, workspace.repository, self.plan.base, point.name)
-            record = self._record(
-                point,
-                "done",
-                stages=[(stage, outcome.value.lower(), round(seconds, 2)) for stage, outcome, seconds in stages],
-                metrics=read_metrics(workspace.root),
-                base=self.plan.base,
-                commit=commit,
-                outputs=outputs,
-                bytes=size,
-                seconds=round(time.monotonic() - began, 2),
-            )
-            self.records.put(record)
+            workspace.make(self.plan.commit, point.values, None if self.machines is None else self.machines.config.dvc)
+            with self._checkpoints(workspace, point):
+                try:
+                    stages = self._stages(workspace, point, Keys(workspace.root).order, _both(on_line, log))
+                except (dvc.StageFailed, Failure) as error:
+                    self.records.put(self._record(point, "failed", seconds=time.monotonic() - began, error=str(error)))
+                    raise
+                record = self._keep(workspace, point, stages, began)
             workspace.remove()
             return record
 
@@ -132,13 +121,47 @@ class PointRunner:
         """
         with self._lease(point.upstream, on_line), self._log(point) as log:
             workspace = Workspace(self.root, f"shared-{point.upstream[:16]}")
-            workspace.make(self.plan.commit, point.values)
+            workspace.make(self.plan.commit, point.values, None if self.machines is None else self.machines.config.dvc)
             self._stages(workspace, point, [LAST_SHARED], _both(on_line, log), shared=True)
+            if self.machines is not None:
+                self.machines.push(workspace)
             workspace.remove()
+
+    def _known(self, point: Point) -> Record | None:
+        """The record of a point that this machine, or another one, has done."""
+        if self.records.is_done(point.key):
+            return self.records.get(point.key)
+        return None if self.machines is None else self.machines.fetch_record(point.key)
+
+    def _checkpoints(self, workspace: Workspace, point: Point) -> AbstractContextManager[None]:
+        return nullcontext() if self.machines is None else self.machines.checkpoints(workspace, point.key)
+
+    def _keep(self, workspace: Workspace, point: Point, stages: Stages, began: float) -> Record:
+        """Make an experiment of a workspace whose stages have run, and write its record."""
+        outputs, size = read_outputs(workspace.root)
+        commit = record_experiment(workspace.clone, workspace.repository, self.plan.base, point.name)
+        if self.machines is not None:
+            self.machines.push(workspace)
+        record = self._record(
+            point,
+            "done",
+            stages=[(stage, outcome.value.lower(), round(seconds, 2)) for stage, outcome, seconds in stages],
+            metrics=read_metrics(workspace.root),
+            base=self.plan.base,
+            commit=commit,
+            outputs=outputs,
+            bytes=size,
+            remote="" if self.machines is None else self.machines.config.dvc,
+            seconds=round(time.monotonic() - began, 2),
+        )
+        self.records.put(record)
+        if self.machines is not None:
+            self.machines.publish_record(record)
+        return record
 
     def _stages(
         self, workspace: Workspace, point: Point, targets: Sequence[str], on_line: Callable[[str], None], *, shared: bool = False
-    ) -> list[tuple[str, dvc.Outcome, float]]:
+    ) -> Stages:
         keys = Keys(workspace.root)
         checked = False
 
@@ -151,6 +174,10 @@ class PointRunner:
 
         self.stop.check()
         try:
+            if self.machines is not None and keys.shared:
+                with self.machines.first_time(point.upstream, self.stop.wait) as is_first:
+                    if is_first:
+                        dvc.run_stages(workspace.root, [LAST_SHARED], check, pull=True, on_start=self.stop.watch)
             done = dvc.run_stages(workspace.root, targets, check, on_start=self.stop.watch)
         except dvc.StageFailed:
             self.stop.check()  # then it was not the stage's fault
@@ -183,16 +210,13 @@ class PointRunner:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a") as lease:
             told = False
-            while True:
-                try:
-                    fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    if not told:
-                        on_line("another process works on this; waiting for it")
-                        told = True
-                    self.stop.wait(POLL)
-            yield
+            while not locked(lease):
+                if not told:
+                    on_line("another process works on this; waiting for it")
+                    told = True
+                self.stop.wait(POLL)
+            with nullcontext() if self.machines is None else self.machines.lease(key, self.stop.wait, on_line):
+                yield
 
     @contextmanager
     def _log(self, point: Point) -> Iterator[IO[str]]:
@@ -200,24 +224,6 @@ class PointRunner:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as log:
             yield log
-
-
-def lease_path(root: Path, key: str) -> Path:
-    """The file that whoever works on a key has locked."""
-    return root / WORK / "leases" / key[:16]
-
-
-def is_leased(root: Path, key: str) -> bool:
-    """Whether a process works on a key."""
-    path = lease_path(root, key)
-    if not path.exists():
-        return False
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
 
 
 def log_path(root: Path, sweep: str, point: Point) -> Path:

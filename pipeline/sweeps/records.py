@@ -29,6 +29,7 @@ class Record:
         base: commit that the experiment stands on, and its own `commit`.
         outputs: hashes of what the stages made, as DVC's cache knows them.
         bytes: their size.
+        remote: the DVC remote that they are in too, if they are.
         seconds: from beginning to end.
         error: one line, if it failed.
     """
@@ -45,6 +46,7 @@ class Record:
     commit: str = ""
     outputs: list[str] = field(default_factory=list)
     bytes: int = 0
+    remote: str = ""
     seconds: float = 0.0
     error: str = ""
 
@@ -89,7 +91,9 @@ class Records:
             return False
         if self._experiments().get(experiment_ref(record.base, record.name)) != record.commit:
             return False
-        return all((self._cache / "files/md5" / digest[:2] / digest[2:]).exists() for digest in record.outputs)
+        return bool(record.remote) or all(
+            (self._cache / "files/md5" / digest[:2] / digest[2:]).exists() for digest in record.outputs
+        )
 
     def _experiments(self) -> dict[str, str]:
         if self._refs is None:

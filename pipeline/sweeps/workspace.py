@@ -36,15 +36,16 @@ class Workspace:
         self.clone = root / RUNS / "clones" / name
         self.root = self.clone / root.resolve().relative_to(top.resolve())
 
-    def make(self, commit: str, values: Mapping[str, Any]) -> None:
+    def make(self, commit: str, values: Mapping[str, Any], remote: str | None = None) -> None:
         """Bring the clone to a snapshot and write the point's parameters.
 
         Args:
             commit: the snapshot.
             values: by dotted path.
+            remote: a DVC remote to use where none is named.
         """
         make_clone(self.repository, self.clone, commit)
-        self._configure()
+        self._configure(remote)
         write_values(self.root / PARAMS_FILE, values)
         self._link_ignored()
         hashes, copy = self.home / WORK / "hashes.json", self.root / WORK / "hashes.json"
@@ -56,14 +57,16 @@ class Workspace:
         """Drop the folder. What counts is in the cache and in the experiment."""
         remove_folder(self.clone)
 
-    def _configure(self) -> None:
+    def _configure(self, remote: str | None) -> None:
         """DVC's settings of the user's folder, with the cache there; its small change stays in the clone."""
         config = configparser.ConfigParser(interpolation=None)
         with contextlib.suppress(configparser.Error):
             config.read(self.home / ".dvc/config.local", encoding="utf-8")
         values = {("cache", "dir"): str(cache_dir(self.home)), ("core", "site_cache_dir"): str(self.root / ".dvc/tmp/site")}
-        for name, remote in dvc_config(self.home)["remote"].items():
-            values[(f"'remote \"{name}\"'", "url")] = remote["url"]  # where it was relative to the user's folder
+        if remote is not None:
+            values["core", "remote"] = remote
+        for name, about in dvc_config(self.home)["remote"].items():
+            values[f"'remote \"{name}\"'", "url"] = about["url"]  # where it was relative to the user's folder
         for (section, key), value in values.items():
             if not config.has_section(section):
                 config.add_section(section)
