@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pipeline.process import Process
 from pipeline.server import api_url, isolate_profile
+from pipeline.ssh import RemoteAgents, end_with_stdin
 from pipeline.stage import WORK
 from sae.config import Failure, InputError
 
@@ -70,6 +71,9 @@ class Fleet:
         server: URL of the Prefect server; None means PREFECT_API_URL, else the default one of this machine.
         slots: one agent for each.
         control: also run the agent of the pool `control`; None means: where the server is on this machine.
+
+    Attributes:
+        away: agents on other machines, which go with those of this one.
     """
 
     def __init__(self, root: Path, server: str | None, slots: Sequence[Slot], *, control: bool | None = None) -> None:
@@ -78,10 +82,14 @@ class Fleet:
         here = urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1", socket.gethostname())
         self.control = here if control is None else control
         self.drain = root / WORK / "agents" / f"{os.getpid()}.drain"
+        self.away: RemoteAgents | None = None
         self._signals = 0
 
-    def run(self) -> int:
+    def run(self, *, on_stdin: bool = False) -> int:
         """Run until Ctrl-C: the first takes up no more points and waits for those that run, the second stops them.
+
+        Args:
+            on_stdin: take the word `drain` for the first Ctrl-C, and the end of standard input for the second.
 
         Raises:
             Failure: no server answers, or an agent ends again and again.
@@ -95,15 +103,22 @@ class Fleet:
             wanted["control"] = ("control", SWEEPS_AT_ONCE, None)
         before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
         processes: dict[str, Process] = {}
+        if on_stdin:
+            end_with_stdin(lambda: self._signal(1), lambda: self._signal(2))
         try:
+            if self.away is not None:
+                self.away.start()
             for name, about in wanted.items():
                 processes[name] = self._start(name, *about)
-            print(f"{len(processes)} agents for {self.url}: {', '.join(processes)}; Ctrl-C lets them finish, twice stops them")
+            names = [*processes, *(f"those of {host.address}" for host in self.away.hosts)] if self.away else [*processes]
+            print(f"agents for {self.url}: {', '.join(names)}; Ctrl-C lets them finish, twice stops them")
             sys.stdout.flush()
             return self._wait(processes, wanted)
         finally:
             self.drain.touch()
             stopping = [threading.Thread(target=process.stop) for process in processes.values()]
+            if self.away is not None:
+                stopping.append(threading.Thread(target=self.away.stop))
             for thread in stopping:
                 thread.start()
             for thread in stopping:
@@ -165,11 +180,16 @@ class Fleet:
                 told = self._signals
                 if told == 1:
                     self.drain.touch()
+                    if self.away is not None:
+                        self.away.drain()
                     print("taking up no more points; waiting for those that run; Ctrl-C again stops them", flush=True)
             if self._signals >= 2:
                 return 130
-            if self._signals and len(ended) == len(processes):
+            gone = self.away.ended() if self.away is not None else []
+            if self._signals and len(ended) == len(processes) and (self.away is None or len(gone) == len(self.away.hosts)):
                 return 0
+            if gone and not self._signals:
+                raise Failure("the agents of this machine have ended; their last lines are above", where=", ".join(gone))
             for name in ended if not self._signals else ():
                 deaths[name].append(time.monotonic())
                 if len(deaths[name]) >= MAX_DEATHS and deaths[name][-1] - deaths[name][-MAX_DEATHS] < 60:
@@ -179,7 +199,10 @@ class Fleet:
             time.sleep(0.2)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 2 if number == signal.SIGTERM else 1
+        self._signal(2 if number == signal.SIGTERM else 1)
+
+    def _signal(self, count: int) -> None:
+        self._signals += count
 
     def _environment(self) -> dict[str, str]:
         """Ours; flows find the project's packages whatever folder they start in."""

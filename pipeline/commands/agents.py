@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 from pipeline.project import find_root
+from sae.config import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="also run the sweeps themselves here (default: where the server is)",
     )
+    parser.add_argument(
+        "--ssh", action="append", default=[], metavar="USER@HOST", help="start agents there, not here; may be given again"
+    )
+    parser.add_argument("--ssh-options", default="", metavar="OPTIONS", help="for ssh, such as '-p 2222 -i key'")
+    parser.add_argument("--setup", metavar="COMMAND", help="how the project is installed there (default: make install)")
+    parser.add_argument("--folder", help="where it is put there (default: sae-agents, in the user's home)")
+    parser.add_argument("--on-stdin", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, default=None, help="the project (default: this folder, or the nearest above)")
 
 
@@ -29,5 +38,17 @@ def run(args: argparse.Namespace) -> int:
     root = find_root(args.root or Path.cwd())
     os.chdir(root)
     from pipeline.agents import Fleet, slots
+    from pipeline.ssh import FOLDER, SETUP, Host, RemoteAgents
 
-    return Fleet(root, args.server, slots(args.gpus, args.cpu), control=args.control).run()
+    hosts = [Host(address, tuple(shlex.split(args.ssh_options))) for address in args.ssh]
+    if (args.setup or args.ssh_options) and not hosts:
+        raise InputError(
+            "these are for machines that are taken into use", where="--setup, --ssh-options", expected="--ssh USER@HOST"
+        )
+    if hosts and (args.gpus or args.cpu):
+        raise InputError("agents run here or there", where="--gpus, --cpu", expected="none of them beside --ssh")
+    chosen = [] if hosts else slots(args.gpus, args.cpu)
+    fleet = Fleet(root, args.server, chosen, control=args.control)
+    if hosts:
+        fleet.away = RemoteAgents(root, fleet.url, hosts, args.setup or SETUP, args.folder or FOLDER)
+    return fleet.run(on_stdin=args.on_stdin)

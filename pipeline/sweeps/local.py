@@ -122,7 +122,7 @@ class Screen:
             self.running[point.index] = line.partition(",")[0]
             text = "; ".join(f"{index} {line}" for index, line in sorted(self.running.items()))
             live_line.draw("sweep", f"{self.count}/{self.total} done; {text}", self.count / self.total)
-        elif line.startswith(("error: ", "another process", "done already")):
+        elif line.startswith(("error: ", "another ", "done already")):
             self._line(point, line)
 
     def retried(self, point: Point, error: SaeError, seconds: float) -> None:
