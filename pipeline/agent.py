@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
-from prefect.workers.process import ProcessWorker
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is work to stop, with no traceback out of the imports below
+
+import anyio  # noqa: E402
+from prefect.workers.process import ProcessWorker  # noqa: E402
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun

@@ -139,9 +139,8 @@ printf %s {shlex.quote(settings)} > .dvc/config.local"""
         forward: tuple[str, ...] = ()
         if parts.hostname in ("127.0.0.1", "localhost", "::1"):
             forward = ("-R", f"127.0.0.1:{parts.port}:{parts.hostname}:{parts.port}")
-        script = (
-            f"cd {FOLDER} && exec .venv/bin/python -m pipeline agents --no-control --on-stdin --server {shlex.quote(self.url)}"
-        )
+        command = f"exec .venv/bin/python -m pipeline agents --no-control --on-stdin --server {shlex.quote(self.url)}"
+        script = f"cd {shlex.quote(self.folder)} && {command}"
         process = subprocess.Popen(
             host.command(script, *forward), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,  # out of reach of the terminal's Ctrl-C, which is ours to pass on
