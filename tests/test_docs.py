@@ -13,7 +13,12 @@ from sae.architectures import SHIPPED
 from sae.architectures.config import SAEConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = [("architectures.md", "my_architectures"), ("training.md", "my_training"), ("activations.md", "my_activations")]
+PAGES = [
+    ("architectures.md", "my_architectures"),
+    ("training.md", "my_training"),
+    ("activations.md", "my_activations"),
+    ("sweeps.md", "my_sweeps"),
+]
 
 
 def blocks(text: str) -> list[tuple[int, str]]:
