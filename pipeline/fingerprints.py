@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sae.architectures import SHIPPED
-from sae.config import Failure, InputError, parse_config
+from sae.config import Failure, InputError
 from sae.corpus.documents import CorpusConfig, LocalFile, corpus_files
 from sae.corpus.subject import SubjectConfig, is_local
 
@@ -65,23 +65,26 @@ class FileHashes:
         fresh.replace(self._cache)
 
 
-def fingerprints(params: Mapping[str, Any], hashes: FileHashes) -> dict[str, dict[str, Any]]:
-    """All of them, by name, for a whole params.yaml; read from the folder that this process is in.
+def fingerprints(
+    corpus: CorpusConfig, subject: SubjectConfig, params: Mapping[str, Any], hashes: FileHashes
+) -> dict[str, dict[str, Any]]:
+    """All of them, by name; read from the folder that this process is in.
 
     Args:
-        params: its sections as plain data.
+        corpus: that section of params.yaml.
+        subject: that one.
+        params: all sections as plain data: the classes of two others would pull in torch, and this is to cost nothing.
         hashes: remembers.
 
     Raises:
         InputError: something that a section names is not there.
     """
-    tokenizer, subject = fingerprint_subject(parse_config(SubjectConfig, params.get("subject"), "subject"), hashes)
-    # The classes of these two sections would pull in torch, and this is to cost nothing.
+    tokenizer, model = fingerprint_subject(subject, hashes)
     sae, train = params.get("sae") or {}, params.get("train") or {}
     return {
-        "corpus": fingerprint_corpus(parse_config(CorpusConfig, params.get("corpus"), "corpus"), hashes),
+        "corpus": fingerprint_corpus(corpus, hashes),
         "tokenizer": tokenizer,
-        "subject": subject,
+        "subject": model,
         "architecture": fingerprint_architecture(str(sae.get("architecture", "")), hashes),
         "start": fingerprint_start(train.get("start_from"), hashes),
     }

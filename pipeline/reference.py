@@ -37,17 +37,29 @@ def reference() -> str:
 def _rows(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """A row for each key; a section within has a row that says what it is for, and its keys after it."""
     for name, field in section.model_fields.items():
+        key = field.alias or name
         inner = _section(field)
         if inner is None:
-            yield _row(f"{prefix}{name}", field)
-        else:
-            yield f"| **`{prefix}{name}`** | section | | {_first_line(inner)} |"
-            yield from _rows(inner, f"{prefix}{name}.")
+            yield _row(f"{prefix}{key}", field)
+            continue
+        kind = "section" if inner is field.annotation else "list of sections" if _is_list(field) else "section, or null"
+        default = "" if kind == "section" else "`[]`" if _is_list(field) else "`null`"
+        within = f"{key}[]" if _is_list(field) else key
+        yield f"| **`{prefix}{key}`** | {kind} |{f' {default}' if default else ''} | {field.description or _first_line(inner)} |"
+        own = section.model_fields.keys() & inner.model_fields.keys() if _is_list(field) else set()  # they are explained already
+        yield from (row for row in _rows(inner, f"{prefix}{within}.") if row.split("`")[1].rpartition(".")[2] not in own)
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
-    cls = field.annotation
-    return cls if isinstance(cls, type) and issubclass(cls, BaseModel) else None
+    """The class of a section, also of one that may be left out or of which there is a list."""
+    for cls in (field.annotation, *get_args(field.annotation)):
+        if isinstance(cls, type) and issubclass(cls, BaseModel):
+            return cls
+    return None
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is list
 
 
 def _row(path: str, field: FieldInfo) -> str:

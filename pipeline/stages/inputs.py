@@ -7,11 +7,14 @@ import json
 from pipeline.fingerprints import FileHashes, fingerprints
 from pipeline.sections import PARAMS_FILE, read_yaml
 from pipeline.stage import WORK, StageContext, run_stage
+from sae.corpus.documents import CorpusConfig
+from sae.corpus.subject import SubjectConfig
 
 
 def body(ctx: StageContext) -> str:
     hashes = FileHashes(ctx.root / WORK / "hashes.json")
-    made = fingerprints(read_yaml(ctx.root / PARAMS_FILE), hashes)
+    params = read_yaml(ctx.root / PARAMS_FILE)
+    made = fingerprints(ctx.section("corpus", CorpusConfig), ctx.section("subject", SubjectConfig), params, hashes)
     with ctx.output("data/inputs") as out:
         for name, fingerprint in made.items():
             (out / f"{name}.json").write_text(json.dumps(fingerprint, indent=1) + "\n")

@@ -12,6 +12,9 @@ from pipeline.fingerprints import FileHashes, fingerprints
 from pipeline.project import stage_names
 from pipeline.sections import read_yaml
 from pipeline.stage import WORK, StageContext
+from sae.config import parse_config
+from sae.corpus.documents import CorpusConfig
+from sae.corpus.subject import SubjectConfig
 
 LAST_SHARED = "activations"  # the stages up to this one are the same for many points
 INPUTS = "data/inputs"
@@ -78,7 +81,9 @@ class Inputs:
         names = ("corpus", "subject", "sae.architecture", "train.start_from")
         about = json.dumps([value_at(params, name) for name in names], sort_keys=True, default=str)
         if about not in self._known:
-            self._known[about] = fingerprints(params, self._hashes)
+            corpus = parse_config(CorpusConfig, params.get("corpus"), "corpus")
+            subject = parse_config(SubjectConfig, params.get("subject"), "subject")
+            self._known[about] = fingerprints(corpus, subject, params, self._hashes)
             self._hashes.remember()
         return self._known[about]
 
