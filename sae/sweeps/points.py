@@ -95,6 +95,9 @@ class _Points(Sequence[Point[C]], Generic[C]):
         axes: dict[tuple[str, ...], tuple[Any, ...]] = {}
         variables: dict[str, SweepVar] = {}
         for path, value in self.fields.items():
+            axes_of_field = [value] if isinstance(value, Swept) else value.variables.values()
+            if any(True for axis in axes_of_field for choice in axis.values for _ in _swept_fields(choice, ())):
+                raise InputError("a value of an axis holds an axis of its own", where=".".join(path), found=value)
             if isinstance(value, Swept):
                 axes[path] = value.values
                 continue
