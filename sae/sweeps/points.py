@@ -165,8 +165,10 @@ def _chosen(value: Any, path: tuple[str, ...], values: Mapping[tuple[str, ...], 
 
 
 def _dumped(value: Any) -> Any:
+    if isinstance(value, Swept | SweepExpression):
+        value = to_plain(value)  # in which configs may stand
     if isinstance(value, SweepableConfig):
         return dump(value)
     if isinstance(value, Mapping):
         return {key: _dumped(item) for key, item in value.items()}
-    return [_dumped(item) for item in value] if isinstance(value, list | tuple) else to_plain(value)
+    return [_dumped(item) for item in value] if isinstance(value, list | tuple) else value
