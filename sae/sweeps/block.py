@@ -78,6 +78,12 @@ class AxesConfig(SweepableConfig):
             raise ValueError(f"{', '.join(sorted(double))} is swept twice")
         return self
 
+    def count(self) -> int:
+        """How many combinations there are; it makes none."""
+        axes: list[Sequence[Any]] = [self.points] if self.points else []
+        axes += [*self.grid.values(), *(next(iter(group.values())) for group in self.zip), *self.vars.values()]
+        return math.prod(map(len, axes)) * (self.random.draws if self.random is not None else 1)
+
     def axes(self) -> list[Sequence[Overlay]]:
         """The axes in their order."""
         axes: list[Sequence[Overlay]] = [self.points] if self.points else []
@@ -124,13 +130,13 @@ class SweepConfig(AxesConfig):
             InputError: there are more than `max_points`, or two are the same.
         """
         combined: list[Overlay] = []
-        for point in self._combinations(self.axes(), {}):
+        for point in self._combinations(self, {}):
             variants = [point]
             for branch in self.when:
                 variants = [
                     variant
                     for point in variants
-                    for variant in (self._combinations(branch.axes(), point) if _holds(branch.if_, point, base) else [point])
+                    for variant in (self._combinations(branch, point) if _holds(branch.if_, point, base) else [point])
                 ]
             combined += variants
             self._count(len(combined))
@@ -145,10 +151,10 @@ class SweepConfig(AxesConfig):
                 raise InputError(f"points {other} and {index} are the same", where="sweep", found=point)
         return combined
 
-    def _combinations(self, axes: Sequence[Sequence[Overlay]], point: Overlay) -> list[Overlay]:
-        self._count(math.prod(len(axis) for axis in axes))
+    def _combinations(self, config: AxesConfig, point: Overlay) -> list[Overlay]:
+        self._count(config.count())
         made = []
-        for choice in itertools.product(*axes):
+        for choice in itertools.product(*config.axes()):
             merged = dict(point)
             for values in choice:
                 if double := merged.keys() & values.keys():
