@@ -89,7 +89,7 @@ class AxesConfig(SweepableConfig):
         axes: list[Sequence[Overlay]] = [self.points] if self.points else []
         axes += [[{path: value} for value in values] for path, values in self.grid.items()]
         axes += [[dict(zip(group, values, strict=True)) for values in zip(*group.values(), strict=True)] for group in self.zip]
-        if self.vars:
+        if self.expr:
             axes.append(list(self._coupled()))
         if self.random is not None:
             axes.append(_drawn(self.random))
