@@ -189,7 +189,7 @@ def _value(point: Overlay, base: Mapping[str, Any], path: str) -> Any:
 
 
 def _drawn(config: RandomConfig) -> list[Overlay]:
-    """Rounded to six digits, so that a value can be read, and typed again."""
+    """Rounded to six digits, so that a value can be read, and typed again; but never beyond the bounds."""
     generator = random.Random(derive_seed(config.seed, "sweep"))
     made: list[Overlay] = []
     for _ in range(100 * config.draws):
@@ -208,7 +208,7 @@ def _draw(generator: random.Random, kind: str, values: Sequence[Any]) -> Any:
     if kind == "integers":
         return generator.randint(low, high)
     value = math.exp(generator.uniform(math.log(low), math.log(high))) if kind == "log_uniform" else generator.uniform(low, high)
-    return float(f"{value:.6g}")
+    return min(max(float(f"{value:.6g}"), float(low)), float(high))
 
 
 def _checked(make: Any, where: str) -> Any:
