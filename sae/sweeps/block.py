@@ -36,6 +36,8 @@ class RandomConfig(SweepableConfig):
                 raise ValueError(f"{path} is drawn in one way, such as {{log_uniform: [1.0e-4, 1.0e-2]}}")
             ((kind, values),) = kinds.items()
             if kind == "choice":
+                if not values:
+                    raise ValueError(f"{path}: choice takes at least one value")
                 continue
             numbers = len(values) == 2 and all(isinstance(value, int | float) for value in values)
             if not numbers or values[0] >= values[1] or (kind == "log_uniform" and values[0] <= 0):
@@ -65,6 +67,8 @@ class AxesConfig(SweepableConfig):
             if len({len(values) for values in group.values()}) != 1:
                 lengths = ", ".join(f"{path} has {len(values)}" for path, values in group.items())
                 raise ValueError(f"lists that are zipped are of one length: in number {index + 1}, {lengths or 'there are none'}")
+            if not all(group.values()):
+                raise ValueError(f"{', '.join(group)}: an axis needs at least one value")
         variables = _checked(lambda: {name: SweepVar(*values, name=name) for name, values in self.vars.items()}, "vars")
         for path, text in self.expr.items():
             _checked(lambda text=text: SweepExpression(text, variables), path)
@@ -100,7 +104,13 @@ class AxesConfig(SweepableConfig):
         expressions = {path: SweepExpression(text, variables) for path, text in self.expr.items()}
         for values in itertools.product(*self.vars.values()):
             chosen = dict(zip(self.vars, values, strict=True))
-            yield {path: expression.evaluate(chosen) for path, expression in expressions.items()}
+            overlay = {}
+            for path, expression in expressions.items():
+                try:
+                    overlay[path] = expression.evaluate(chosen)
+                except InputError as error:
+                    raise InputError(f"{path}: {error}") from None
+            yield overlay
 
 
 class BranchConfig(AxesConfig):
@@ -141,7 +151,7 @@ class SweepConfig(AxesConfig):
             combined += variants
             self._count(len(combined))
         if self.seeds > 1:
-            first = {index: int(_value(point, base, SEED) or 0) for index, point in enumerate(combined)}
+            first = {index: _first_seed(point, base) for index, point in enumerate(combined)}
             self._count(len(combined) * self.seeds)
             combined = [point | {SEED: first[i] + n} for i, point in enumerate(combined) for n in range(self.seeds)]
         seen: dict[str, int] = {}
@@ -186,6 +196,14 @@ def _value(point: Overlay, base: Mapping[str, Any], path: str) -> Any:
     for part in path.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
+
+
+def _first_seed(point: Overlay, base: Mapping[str, Any]) -> int:
+    value = _value(point, base, SEED) or 0
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise InputError("this is no whole number", where=SEED, found=value) from None
 
 
 def _drawn(config: RandomConfig) -> list[Overlay]:
