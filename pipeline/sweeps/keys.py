@@ -41,7 +41,7 @@ class Keys:
 
     def _key(self, stages: Iterable[str], params: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
         of_stages = {
-            name: [self._code[name], {path: value_at(params, path) for path in self.stages[name].get("params") or []}]
+            name: [self._code[name], {path: _alike(value_at(params, path)) for path in self.stages[name].get("params") or []}]
             for name in stages
         }
         text = json.dumps([of_stages, inputs], sort_keys=True, default=str)
@@ -86,6 +86,15 @@ class Inputs:
 def written_inputs(root: Path) -> dict[str, Any]:
     """Fingerprints that the stage `inputs` wrote."""
     return {path.stem: json.loads(path.read_text()) for path in sorted((root / INPUTS).glob("*.json"))}
+
+
+def _alike(value: Any) -> Any:
+    """The same for 16 and 16.0, between which a config makes no difference."""
+    if isinstance(value, Mapping):
+        return {key: _alike(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_alike(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def value_at(params: Mapping[str, Any], path: str) -> Any:
