@@ -18,7 +18,7 @@ from pipeline.sweeps.workspace import RUNS
 from sae.config import InputError, nearest_name, parse_config
 from sae.sweeps import SweepConfig
 
-MAX_LABEL = 80
+MAX_LABEL = 80  # bytes
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _labels(overlays: Sequence[Mapping[str, Any]]) -> list[str]:
     for overlay in overlays:
         parts = [f"{names[path]}-{_written(overlay[path])}" for path in varied if path in overlay]
         label = re.sub(r"[^\w.+-]+", "-", "_".join(parts)).strip("-.") or "base"
-        labels.append(re.sub(r"\.\.+|\.lock\b", "-", label)[:MAX_LABEL].strip("-."))
+        labels.append(re.sub(r"\.\.+|\.lock\b", "-", label).encode()[:MAX_LABEL].decode(errors="ignore").strip("-."))
     return labels
 
 
