@@ -148,7 +148,7 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
         parts = path.split(".")
         for count in range(1, len(parts) + 1):
             name = ".".join(parts[-count:])
-            if sum(other == path or other.endswith(f".{name}") for other in paths) == 1:
+            if sum(f".{other}".endswith(f".{name}") for other in paths) == 1:
                 break
         names[path] = name
     return names
