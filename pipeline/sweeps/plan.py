@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from pipeline.params import Params, check_params
 from pipeline.sections import PARAMS_FILE, read_yaml
 from pipeline.sweeps.keys import Inputs, Keys, with_values
@@ -104,7 +106,9 @@ def make_plan(root: Path, sweep: SweepConfig | None = None) -> Plan:
     """
     base = read_yaml(root / PARAMS_FILE)
     config = sweep or parse_config(SweepConfig, base.get("sweep"), "sweep")
-    overlays = config.overlays(base)
+    full = _with_defaults(base)
+    _check_conditions(config, full)
+    overlays = config.overlays(base if full is None else full.model_dump(mode="json", exclude={"sweep"}))
     if not any(overlays):
         raise InputError("nothing is swept", where="sweep", expected="axes, such as `grid: {train.l0_target: [16, 32]}`")
     _check_paths(overlays, base)
@@ -152,6 +156,28 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
                 break
         names[path] = name
     return names
+
+
+def _with_defaults(base: Mapping[str, Any]) -> Params | None:
+    """params.yaml with what it leaves out, for conditions; None if it is wrong, which its points may be right about."""
+    try:
+        return check_params({name: section for name, section in base.items() if name != "sweep"})
+    except InputError:
+        return None
+
+
+def _check_conditions(config: SweepConfig, full: Params | None) -> None:
+    """A path that is nowhere would never have a value, and its branch no points."""
+    for index, branch in enumerate(config.when):
+        for path in branch.if_:
+            at: Any = full
+            parts = path.split(".")
+            for depth, part in enumerate(parts):
+                if isinstance(at, BaseModel) and part not in type(at).model_fields:
+                    known = [".".join([*parts[:depth], name]) for name in type(at).model_fields]
+                    nearest = nearest_name(path, known)
+                    raise InputError("there is no such key", where=f"sweep.when.{index}.if", found=path, nearest=nearest)
+                at = at.get(part) if isinstance(at, Mapping) else getattr(at, part, None)
 
 
 def _check_paths(overlays: Sequence[Mapping[str, Any]], base: Mapping[str, Any]) -> None:
