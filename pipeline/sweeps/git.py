@@ -58,7 +58,8 @@ def snapshot(root: Path, ref: str) -> tuple[str, str]:
         index = Path(folder) / "index"
         own = Path(git(root, "rev-parse", "--path-format=absolute", "--git-path", "index"))
         if own.exists():
-            shutil.copy(own, index)  # what it knows of unchanged files saves reading them
+            # What it knows of unchanged files saves reading them. By its time, git knows which it can't be sure of.
+            shutil.copy2(own, index)
         env = {"GIT_INDEX_FILE": str(index)}
         git(root, "add", "--all", ":/", env=env)
         tree = git(root, "write-tree", env=env)
