@@ -19,6 +19,8 @@ IDENTITY = {
     for who in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "sae-pipeline"), ("EMAIL", "sae-pipeline@localhost"), ("DATE", "2000-01-01T00:00:00Z"))
 }
+# A push starts a second git, which would run the user's hooks, and `git gc`.
+RECEIVE = "--receive-pack=git -c core.hooksPath=/dev/null -c receive.autogc=false receive-pack"
 
 
 def git(folder: Path, *arguments: str, env: dict[str, str] | None = None, check: bool = True) -> str:
@@ -101,7 +103,7 @@ def record_experiment(clone: Path, repository: Path, base: str, name: str) -> st
     """
     git(clone, "add", "--all")
     commit = commit_tree(clone, git(clone, "write-tree"), base, f"Experiment {name}")
-    git(clone, "push", "--quiet", "--force", str(repository), f"{commit}:{experiment_ref(base, name)}")
+    git(clone, "push", "--quiet", "--force", RECEIVE, str(repository), f"{commit}:{experiment_ref(base, name)}")
     return commit
 
 
