@@ -49,7 +49,7 @@ class Keys:
 
     def _code_of(self, stage: str) -> list[Any]:
         """Hash of the files that a stage names and that no stage makes, and its command."""
-        made = [out if isinstance(out, str) else next(iter(out)) for s in self.stages.values() for out in s.get("outs") or []]
+        made = outputs_of(self.stages)
         paths = [
             path
             for path in self.stages[stage].get("deps") or []
@@ -81,6 +81,11 @@ class Inputs:
             self._known[about] = fingerprints(params, self._hashes)
             self._hashes.remember()
         return self._known[about]
+
+
+def outputs_of(stages: Mapping[str, Any]) -> list[str]:
+    """Paths of what stages of dvc.yaml make."""
+    return [out if isinstance(out, str) else next(iter(out)) for stage in stages.values() for out in stage.get("outs") or []]
 
 
 def written_inputs(root: Path) -> dict[str, Any]:
