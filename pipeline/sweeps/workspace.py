@@ -138,8 +138,8 @@ def write_values(file: Path, values: Mapping[str, Any]) -> None:
         at = data
         *parents, last = path.split(".")
         for part in parents:
-            if not isinstance(at.get(part), dict):
-                at[part] = {}
+            # A copy, since an alias in the file makes it a part of another section too.
+            at[part] = deepcopy(at[part]) if isinstance(at.get(part), dict) else {}
             at = at[part]
         at[last] = value
     with file.open("w", encoding="utf-8") as out:
