@@ -153,10 +153,10 @@ def front(rows: Iterable[Mapping[str, Any]], x: str, y: str, sign: int) -> set[s
         sign: 1 if a larger y is better, -1 if a smaller one is.
     """
     numbers = [(row[x], -sign * row[y], row["name"]) for row in rows if _is_number(row.get(x)) and _is_number(row.get(y))]
-    best, kept = math.inf, set()
-    for index, (at, cost, name) in enumerate(sorted(numbers)):
-        if cost < best or (index and sorted(numbers)[index - 1][:2] == (at, cost) and cost == best):
-            best = cost
+    best, last, kept = math.inf, None, set()
+    for at, cost, name in sorted(numbers):
+        if cost < best or (at, cost) == last:
+            best, last = cost, (at, cost)
             kept.add(name)
     return kept
 
