@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -145,14 +145,14 @@ def swept_paths(points: Sequence[Point]) -> list[str]:
     return [path for path in paths if len({repr(point.values.get(path)) for point in points}) > 1 or len(points) == 1]
 
 
-def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """The last words of each path that tell it from the others."""
+def short_names(paths: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """The last words of each path that tell it from the others, and from names that are taken."""
     names = {}
     for path in paths:
         parts = path.split(".")
         for count in range(1, len(parts) + 1):
             name = ".".join(parts[-count:])
-            if sum(f".{other}".endswith(f".{name}") for other in paths) == 1:
+            if name not in taken and sum(f".{other}".endswith(f".{name}") for other in paths) == 1:
                 break
         names[path] = name
     return names
