@@ -19,6 +19,7 @@ FIGURES = {  # column: metric
     "recovered": "evaluation.loss.recovered_mean",
     "dead": "evaluation.dead_latents",
 }
+OTHERS = ("#", "name", "state", "seconds", "error", "commit", "base", "metrics", "front")
 FRONTS = (("L0", "FVU", -1), ("L0", "recovered", 1))  # x, y, and whether y is better when it is larger
 
 
@@ -129,7 +130,7 @@ def make_table(points: Sequence[Point], found: Mapping[str, Record], base: Mappi
         found: what is known of them, by key.
         base: values of params.yaml by path, for points that don't set what others do.
     """
-    columns = short_names(swept_paths(points))
+    columns = short_names(swept_paths(points), taken=(*OTHERS, *FIGURES))
     rows = []
     for point in points:
         record = found.get(point.key)
