@@ -103,19 +103,18 @@ class Table:
             simple = {path: v if isinstance(v, bool | int | float | str) or v is None else str(v) for path, v in values.items()}
             on_front = {f"front.{y}": row["name"] in names for (_, y, _), names in zip(FRONTS, fronts, strict=True)}
             about = {key: row.get(key) for key in ("#", "name", "state", "seconds", "error", "commit", "base")}
-            flat.append({**about, **simple, **row["metrics"], **on_front})
+            flat.append({**about, **simple, **row["metrics"], **simple, **on_front})
         names = dict.fromkeys(name for row in flat for name in row)
         columns = {name: _one_type([row.get(name) for row in flat]) for name in names}
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(columns), path)
 
     def _value(self, row: Mapping[str, Any], name: str) -> Any:
-        if name in row:
-            return row[name]
-        return row["metrics"].get(name)
+        column = self.columns.get(name, name)  # a swept path may be a metric's name too, such as train.lr
+        return row[column] if column in row else row["metrics"].get(name)
 
     def _check(self, name: str, where: str) -> None:
-        known = {key for row in self.rows for key in [*row, *row["metrics"]]} - {"metrics"}
+        known = {key for row in self.rows for key in [*row, *row["metrics"]]} | {*self.columns} - {"metrics"}
         if self.rows and name not in known:
             nearest = nearest_name(name, known)
             shown = ", ".join(["#", *self.columns.values(), *FIGURES, "seconds", "state"])
