@@ -60,12 +60,12 @@ class Table:
             name, found, text = condition.partition(sign)
             if found:
                 break
-        else:
+        wanted = _typed(text.strip())
+        if not found or text.startswith("=") or (sign != "=" and not isinstance(wanted, int | float)):
             raise InputError(
                 "this is no condition", where="--where", found=condition, expected="such as L0<32 or architecture=topk"
             )
         self._check(name.strip(), "--where")
-        wanted = _typed(text.strip())
         test: Callable[[Any, Any], bool] = {"<": operator.lt, ">": operator.gt, "=": operator.eq}[sign]
         kept = []
         for row in self.rows:
