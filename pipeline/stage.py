@@ -19,6 +19,7 @@ from pipeline.sections import PARAMS_FILE, read_section, read_yaml
 
 C = TypeVar("C", bound=BaseModel)
 WORK = Path(".work")
+CODE = (".py", ".json", ".html", ".css", ".js")
 
 
 class StageContext:
@@ -92,11 +93,11 @@ class StageContext:
 
     @staticmethod
     def digest_of(path: Path) -> str:
-        """Hash of a file or folder. Of data, the JSON files are read, which hold the checksums of all the rest."""
+        """Hash of a file or folder. Code is read, and of data the JSON files, which hold the checksums of all the rest."""
         files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts) if path.is_dir() else [path]
         digest = hashlib.sha256()
         for file in files:
-            content = file.read_bytes() if file.suffix in (".py", ".json") else str(file.stat().st_size).encode()
+            content = file.read_bytes() if file.suffix in CODE else str(file.stat().st_size).encode()
             digest.update(f"{file.relative_to(path)}\0{hashlib.sha256(content).hexdigest()}\n".encode())
         return digest.hexdigest()
 

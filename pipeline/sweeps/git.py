@@ -19,6 +19,8 @@ IDENTITY = {
     for who in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "sae-pipeline"), ("EMAIL", "sae-pipeline@localhost"), ("DATE", "2000-01-01T00:00:00Z"))
 }
+# A push starts a second git, which would run the user's hooks, and `git gc`.
+RECEIVE = "--receive-pack=git -c core.hooksPath=/dev/null -c receive.autogc=false receive-pack"
 
 
 def git(folder: Path, *arguments: str, env: dict[str, str] | None = None, stdin: str | None = None, check: bool = True) -> str:
@@ -59,7 +61,8 @@ def snapshot(root: Path, ref: str) -> tuple[str, str]:
         index = Path(folder) / "index"
         own = Path(git(root, "rev-parse", "--path-format=absolute", "--git-path", "index"))
         if own.exists():
-            shutil.copy(own, index)  # what it knows of unchanged files saves reading them
+            # What it knows of unchanged files saves reading them. By its time, git knows which it can't be sure of.
+            shutil.copy2(own, index)
         env = {"GIT_INDEX_FILE": str(index)}
         git(root, "add", "--all", ":/", env=env)
         tree = git(root, "write-tree", env=env)
@@ -101,7 +104,7 @@ def record_experiment(clone: Path, repository: Path, base: str, name: str) -> st
     """
     git(clone, "add", "--all")
     commit = commit_tree(clone, git(clone, "write-tree"), base, f"Experiment {name}")
-    git(clone, "push", "--quiet", "--force", str(repository), f"{commit}:{experiment_ref(base, name)}")
+    git(clone, "push", "--quiet", "--force", RECEIVE, str(repository), f"{commit}:{experiment_ref(base, name)}")
     return commit
 
 

@@ -44,7 +44,7 @@ class Keys:
 
     def _key(self, stages: Iterable[str], params: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
         of_stages = {
-            name: [self._code[name], {path: value_at(params, path) for path in self.stages[name].get("params") or []}]
+            name: [self._code[name], {path: _alike(value_at(params, path)) for path in self.stages[name].get("params") or []}]
             for name in stages
         }
         text = json.dumps([of_stages, inputs], sort_keys=True, default=str)
@@ -52,7 +52,7 @@ class Keys:
 
     def _code_of(self, stage: str) -> list[Any]:
         """Hash of the files that a stage names and that no stage makes, and its command."""
-        made = [out if isinstance(out, str) else next(iter(out)) for s in self.stages.values() for out in s.get("outs") or []]
+        made = outputs_of(self.stages)
         paths = [
             path
             for path in self.stages[stage].get("deps") or []
@@ -88,9 +88,23 @@ class Inputs:
         return self._known[about]
 
 
+def outputs_of(stages: Mapping[str, Any]) -> list[str]:
+    """Paths of what stages of dvc.yaml make."""
+    return [out if isinstance(out, str) else next(iter(out)) for stage in stages.values() for out in stage.get("outs") or []]
+
+
 def written_inputs(root: Path) -> dict[str, Any]:
     """Fingerprints that the stage `inputs` wrote."""
     return {path.stem: json.loads(path.read_text()) for path in sorted((root / INPUTS).glob("*.json"))}
+
+
+def _alike(value: Any) -> Any:
+    """The same for 16 and 16.0, between which a config makes no difference."""
+    if isinstance(value, Mapping):
+        return {key: _alike(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_alike(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def value_at(params: Mapping[str, Any], path: str) -> Any:

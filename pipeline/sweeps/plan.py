@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from pipeline.params import Params, check_params
 from pipeline.sections import PARAMS_FILE, read_yaml
@@ -18,7 +20,7 @@ from pipeline.sweeps.workspace import RUNS
 from sae.config import InputError, nearest_name, parse_config
 from sae.sweeps import SweepConfig
 
-MAX_LABEL = 80
+MAX_LABEL = 80  # bytes
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ def make_plan(root: Path, sweep: SweepConfig | None = None) -> Plan:
     """
     base = read_yaml(root / PARAMS_FILE)
     config = sweep or parse_config(SweepConfig, base.get("sweep"), "sweep")
-    overlays = config.overlays(base)
+    full = _with_defaults(base)
+    _check_conditions(config, full)
+    overlays = config.overlays(base if full is None else full.model_dump(mode="json", exclude={"sweep"}))
     if not any(overlays):
         raise InputError("nothing is swept", where="sweep", expected="axes, such as `grid: {train.l0_target: [16, 32]}`")
     _check_paths(overlays, base)
@@ -141,17 +145,39 @@ def swept_paths(points: Sequence[Point]) -> list[str]:
     return [path for path in paths if len({repr(point.values.get(path)) for point in points}) > 1 or len(points) == 1]
 
 
-def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """The last words of each path that tell it from the others."""
+def short_names(paths: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """The last words of each path that tell it from the others, and from names that are taken."""
     names = {}
     for path in paths:
         parts = path.split(".")
         for count in range(1, len(parts) + 1):
             name = ".".join(parts[-count:])
-            if sum(other == path or other.endswith(f".{name}") for other in paths) == 1:
+            if name not in taken and sum(f".{other}".endswith(f".{name}") for other in paths) == 1:
                 break
         names[path] = name
     return names
+
+
+def _with_defaults(base: Mapping[str, Any]) -> Params | None:
+    """params.yaml with what it leaves out, for conditions; None if it is wrong, which its points may be right about."""
+    try:
+        return check_params({name: section for name, section in base.items() if name != "sweep"})
+    except InputError:
+        return None
+
+
+def _check_conditions(config: SweepConfig, full: Params | None) -> None:
+    """A path that is nowhere would never have a value, and its branch no points."""
+    for index, branch in enumerate(config.when):
+        for path in branch.if_:
+            at: Any = full
+            parts = path.split(".")
+            for depth, part in enumerate(parts):
+                if isinstance(at, BaseModel) and part not in type(at).model_fields:
+                    known = [".".join([*parts[:depth], name]) for name in type(at).model_fields]
+                    nearest = nearest_name(path, known)
+                    raise InputError("there is no such key", where=f"sweep.when.{index}.if", found=path, nearest=nearest)
+                at = at.get(part) if isinstance(at, Mapping) else getattr(at, part, None)
 
 
 def _check_paths(overlays: Sequence[Mapping[str, Any]], base: Mapping[str, Any]) -> None:
@@ -186,7 +212,7 @@ def _labels(overlays: Sequence[Mapping[str, Any]]) -> list[str]:
     for overlay in overlays:
         parts = [f"{names[path]}-{_written(overlay[path])}" for path in varied if path in overlay]
         label = re.sub(r"[^\w.+-]+", "-", "_".join(parts)).strip("-.") or "base"
-        labels.append(re.sub(r"\.\.+|\.lock\b", "-", label)[:MAX_LABEL].strip("-."))
+        labels.append(re.sub(r"\.\.+|\.lock\b", "-", label).encode()[:MAX_LABEL].decode(errors="ignore").strip("-."))
     return labels
 
 

@@ -21,6 +21,7 @@ FIGURES = {  # column: metric
     "recovered": "evaluation.loss.recovered_mean",
     "dead": "evaluation.dead_latents",
 }
+OTHERS = ("#", "name", "state", "seconds", "error", "commit", "base", "metrics", "front")
 FRONTS = (("L0", "FVU", -1), ("L0", "recovered", 1))  # x, y, and whether y is better when it is larger
 
 
@@ -61,12 +62,12 @@ class Table:
             name, found, text = condition.partition(sign)
             if found:
                 break
-        else:
+        wanted = _typed(text.strip())
+        if not found or text.startswith("=") or (sign != "=" and not isinstance(wanted, int | float)):
             raise InputError(
                 "this is no condition", where="--where", found=condition, expected="such as L0<32 or architecture=topk"
             )
         self._check(name.strip(), "--where")
-        wanted = _typed(text.strip())
         test: Callable[[Any, Any], bool] = {"<": operator.lt, ">": operator.gt, "=": operator.eq}[sign]
         kept = []
         for row in self.rows:
@@ -104,19 +105,18 @@ class Table:
             simple = {path: v if isinstance(v, bool | int | float | str) or v is None else str(v) for path, v in values.items()}
             on_front = {f"front.{y}": row["name"] in names for (_, y, _), names in zip(FRONTS, fronts, strict=True)}
             about = {key: row.get(key) for key in ("#", "name", "state", "seconds", "error", "commit", "base")}
-            flat.append({**about, **simple, **row["metrics"], **on_front})
+            flat.append({**about, **simple, **row["metrics"], **simple, **on_front})
         names = dict.fromkeys(name for row in flat for name in row)
         columns = {name: _one_type([row.get(name) for row in flat]) for name in names}
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(columns), path)
 
     def _value(self, row: Mapping[str, Any], name: str) -> Any:
-        if name in row:
-            return row[name]
-        return row["metrics"].get(name)
+        column = self.columns.get(name, name)  # a swept path may be a metric's name too, such as train.lr
+        return row[column] if column in row else row["metrics"].get(name)
 
     def _check(self, name: str, where: str) -> None:
-        known = {key for row in self.rows for key in [*row, *row["metrics"]]} - {"metrics"}
+        known = {key for row in self.rows for key in [*row, *row["metrics"]]} | {*self.columns} - {"metrics"}
         if self.rows and name not in known:
             nearest = nearest_name(name, known)
             shown = ", ".join(["#", *self.columns.values(), *FIGURES, "seconds", "state"])
@@ -131,7 +131,7 @@ def make_table(points: Sequence[Point], found: Mapping[str, Record], base: Mappi
         found: what is known of them, by key.
         base: values of params.yaml by path, for points that don't set what others do.
     """
-    columns = short_names(swept_paths(points))
+    columns = short_names(swept_paths(points), taken=(*OTHERS, *FIGURES))
     rows = []
     for point in points:
         record = found.get(point.key)
@@ -162,10 +162,10 @@ def front(rows: Iterable[Mapping[str, Any]], x: str, y: str, sign: int) -> set[s
         sign: 1 if a larger y is better, -1 if a smaller one is.
     """
     numbers = [(row[x], -sign * row[y], row["name"]) for row in rows if _is_number(row.get(x)) and _is_number(row.get(y))]
-    best, kept = math.inf, set()
-    for index, (at, cost, name) in enumerate(sorted(numbers)):
-        if cost < best or (index and sorted(numbers)[index - 1][:2] == (at, cost) and cost == best):
-            best = cost
+    best, last, kept = math.inf, None, set()
+    for at, cost, name in sorted(numbers):
+        if cost < best or (at, cost) == last:
+            best, last = cost, (at, cost)
             kept.add(name)
     return kept
 

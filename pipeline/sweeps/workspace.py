@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import glob
+import itertools
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from ruamel.yaml import YAML
 from pipeline.sections import PARAMS_FILE, read_yaml
 from pipeline.stage import WORK
 from pipeline.sweeps.git import git, make_clone
-from pipeline.sweeps.keys import value_at
+from pipeline.sweeps.keys import outputs_of, value_at
 
 RUNS = ".runs"
 LOCAL_PATHS = ("subject.model", "train.start_from", "corpus.files.paths", "corpus.huggingface.dataset")
@@ -77,24 +81,39 @@ class Workspace:
     def _link_ignored(self) -> None:
         """Link models and texts that lie in the user's folder and that git ignores, so that no snapshot holds them."""
         params = read_yaml(self.root / PARAMS_FILE)
+        outputs = [Path(out) for out in outputs_of(read_yaml(self.root / "dvc.yaml")["stages"])]
         for path in LOCAL_PATHS:
             value = value_at(params, path)
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and not os.path.isabs(text):
-                    self._link(Path(*[part for part in Path(text).parts if not set(part) & set("*?[")]))
+                    for relative in self._matches(text, outputs):
+                        if not any(out.is_relative_to(relative) for out in outputs):
+                            self._link(relative)
+
+    def _matches(self, pattern: str, outputs: Sequence[Path]) -> list[Path]:
+        """What to link for a path or glob: a folder as a whole, unless files of the clone or of stages are in it too."""
+        folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+        here = self.root / folder
+        mixed = here.exists() or any(out.is_relative_to(folder) for out in outputs)
+        if not glob.has_magic(pattern) or here.is_symlink() or not mixed:
+            return [folder]
+        return [
+            path for path in map(Path, glob.glob(pattern, root_dir=self.home, recursive=True)) if (self.home / path).is_file()
+        ]
 
     def _link(self, relative: Path) -> None:
-        if ".." in relative.parts:
-            relative = Path(os.path.normpath(relative))
-        if not (self.home / relative).exists() or not relative.parts:
+        relative = Path(os.path.normpath(relative))
+        target, here = self.home / relative, Path(os.path.normpath(self.root / relative))
+        if here.exists() or here.is_symlink() or not target.exists():
             return
-        here = self.root
-        for part in relative.parts:
-            here = here / part
-            if not here.exists() and not here.is_symlink():
-                here.parent.mkdir(parents=True, exist_ok=True)
-                here.symlink_to((self.home / here.relative_to(self.root)).resolve())
-                return
+        here.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # outside of the clone it is for all points, and another one made it
+            here.symlink_to(target.resolve())
+        if here.is_relative_to(self.clone):  # for git, a link to a folder is none, and `folder/` in .gitignore not about it
+            exclude = self.clone / ".git/info/exclude"
+            exclude.parent.mkdir(exist_ok=True)
+            with exclude.open("a", encoding="utf-8") as file:
+                file.write("/" + re.sub(r"([\\*?\[ ])", r"\\\1", here.relative_to(self.clone).as_posix()) + "\n")
 
 
 def remove_folder(folder: Path) -> None:
@@ -127,8 +146,8 @@ def write_values(file: Path, values: Mapping[str, Any]) -> None:
         at = data
         *parents, last = path.split(".")
         for part in parents:
-            if not isinstance(at.get(part), dict):
-                at[part] = {}
+            # A copy, since an alias in the file makes it a part of another section too.
+            at[part] = deepcopy(at[part]) if isinstance(at.get(part), dict) else {}
             at = at[part]
         at[last] = value
     with file.open("w", encoding="utf-8") as out:

@@ -10,6 +10,7 @@ SweepExpression('512 * w')
 from __future__ import annotations
 
 import ast
+import keyword
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from sae.config.errors import InputError, nearest_name
 
 MAX_POWER = 1024  # of an exponent, so that a slip of the pen does not keep a machine busy for a day
+MAX_BITS = 4096  # of a whole number on the way, for the same: powers of powers grow too
 SWEPT, VAR, EXPR = "$swept", "$var", "$expr"  # keys of the plain forms
 
 _BINARY: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
@@ -119,7 +121,7 @@ class SweepVar(SweepExpression):
     """
 
     def __init__(self, *values: Any, name: str) -> None:
-        if not name.isidentifier():
+        if not name.isidentifier() or keyword.iskeyword(name):  # None and True would be read as values
             raise InputError("the name of a variable is a word", where="SweepVar", found=name)
         self.name, self.values = name, _distinct(values, name)
         super().__init__(name, {name: self})
@@ -245,7 +247,10 @@ def _evaluate(node: ast.expr | None, values: Mapping[str, Any]) -> Any:
             left, right = _evaluate(node.left, values), _evaluate(node.right, values)
             if isinstance(node.op, ast.Pow) and abs(right) > MAX_POWER:
                 raise ValueError(f"an exponent over {MAX_POWER}")
-            return _BINARY[type(node.op)][1](left, right)
+            value = _BINARY[type(node.op)][1](left, right)
+            if isinstance(value, int) and value.bit_length() > MAX_BITS:
+                raise ValueError(f"a whole number of over {MAX_BITS} bits")
+            return value
         case ast.Subscript():
             return _evaluate(node.value, values)[_evaluate(node.slice, values)]
         case ast.Dict():

@@ -36,6 +36,8 @@ class RandomConfig(SweepableConfig):
                 raise ValueError(f"{path} is drawn in one way, such as {{log_uniform: [1.0e-4, 1.0e-2]}}")
             ((kind, values),) = kinds.items()
             if kind == "choice":
+                if not values:
+                    raise ValueError(f"{path}: choice takes at least one value")
                 continue
             numbers = len(values) == 2 and all(isinstance(value, int | float) for value in values)
             if not numbers or values[0] >= values[1] or (kind == "log_uniform" and values[0] <= 0):
@@ -65,6 +67,8 @@ class AxesConfig(SweepableConfig):
             if len({len(values) for values in group.values()}) != 1:
                 lengths = ", ".join(f"{path} has {len(values)}" for path, values in group.items())
                 raise ValueError(f"lists that are zipped are of one length: in number {index + 1}, {lengths or 'there are none'}")
+            if not all(group.values()):
+                raise ValueError(f"{', '.join(group)}: an axis needs at least one value")
         variables = _checked(lambda: {name: SweepVar(*values, name=name) for name, values in self.vars.items()}, "vars")
         for path, text in self.expr.items():
             _checked(lambda text=text: SweepExpression(text, variables), path)
@@ -78,12 +82,18 @@ class AxesConfig(SweepableConfig):
             raise ValueError(f"{', '.join(sorted(double))} is swept twice")
         return self
 
+    def count(self) -> int:
+        """How many combinations there are; it makes none."""
+        axes: list[Sequence[Any]] = [self.points] if self.points else []
+        axes += [*self.grid.values(), *(next(iter(group.values())) for group in self.zip), *self.vars.values()]
+        return math.prod(map(len, axes)) * (self.random.draws if self.random is not None else 1)
+
     def axes(self) -> list[Sequence[Overlay]]:
         """The axes in their order."""
         axes: list[Sequence[Overlay]] = [self.points] if self.points else []
         axes += [[{path: value} for value in values] for path, values in self.grid.items()]
         axes += [[dict(zip(group, values, strict=True)) for values in zip(*group.values(), strict=True)] for group in self.zip]
-        if self.vars:
+        if self.expr:
             axes.append(list(self._coupled()))
         if self.random is not None:
             axes.append(_drawn(self.random))
@@ -94,7 +104,13 @@ class AxesConfig(SweepableConfig):
         expressions = {path: SweepExpression(text, variables) for path, text in self.expr.items()}
         for values in itertools.product(*self.vars.values()):
             chosen = dict(zip(self.vars, values, strict=True))
-            yield {path: expression.evaluate(chosen) for path, expression in expressions.items()}
+            overlay = {}
+            for path, expression in expressions.items():
+                try:
+                    overlay[path] = expression.evaluate(chosen)
+                except InputError as error:
+                    raise InputError(f"{path}: {error}") from None
+            yield overlay
 
 
 class BranchConfig(AxesConfig):
@@ -124,18 +140,18 @@ class SweepConfig(AxesConfig):
             InputError: there are more than `max_points`, or two are the same.
         """
         combined: list[Overlay] = []
-        for point in self._combinations(self.axes(), {}):
+        for point in self._combinations(self, {}):
             variants = [point]
             for branch in self.when:
                 variants = [
                     variant
                     for point in variants
-                    for variant in (self._combinations(branch.axes(), point) if _holds(branch.if_, point, base) else [point])
+                    for variant in (self._combinations(branch, point) if _holds(branch.if_, point, base) else [point])
                 ]
             combined += variants
             self._count(len(combined))
         if self.seeds > 1:
-            first = {index: int(_value(point, base, SEED) or 0) for index, point in enumerate(combined)}
+            first = {index: _first_seed(point, base) for index, point in enumerate(combined)}
             self._count(len(combined) * self.seeds)
             combined = [point | {SEED: first[i] + n} for i, point in enumerate(combined) for n in range(self.seeds)]
         seen: dict[str, int] = {}
@@ -145,10 +161,10 @@ class SweepConfig(AxesConfig):
                 raise InputError(f"points {other} and {index} are the same", where="sweep", found=point)
         return combined
 
-    def _combinations(self, axes: Sequence[Sequence[Overlay]], point: Overlay) -> list[Overlay]:
-        self._count(math.prod(len(axis) for axis in axes))
+    def _combinations(self, config: AxesConfig, point: Overlay) -> list[Overlay]:
+        self._count(config.count())
         made = []
-        for choice in itertools.product(*axes):
+        for choice in itertools.product(*config.axes()):
             merged = dict(point)
             for values in choice:
                 if double := merged.keys() & values.keys():
@@ -182,8 +198,16 @@ def _value(point: Overlay, base: Mapping[str, Any], path: str) -> Any:
     return value
 
 
+def _first_seed(point: Overlay, base: Mapping[str, Any]) -> int:
+    value = _value(point, base, SEED) or 0
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise InputError("this is no whole number", where=SEED, found=value) from None
+
+
 def _drawn(config: RandomConfig) -> list[Overlay]:
-    """Rounded to six digits, so that a value can be read, and typed again."""
+    """Rounded to six digits, so that a value can be read, and typed again; but never beyond the bounds."""
     generator = random.Random(derive_seed(config.seed, "sweep"))
     made: list[Overlay] = []
     for _ in range(100 * config.draws):
@@ -202,7 +226,7 @@ def _draw(generator: random.Random, kind: str, values: Sequence[Any]) -> Any:
     if kind == "integers":
         return generator.randint(low, high)
     value = math.exp(generator.uniform(math.log(low), math.log(high))) if kind == "log_uniform" else generator.uniform(low, high)
-    return float(f"{value:.6g}")
+    return min(max(float(f"{value:.6g}"), float(low)), float(high))
 
 
 def _checked(make: Any, where: str) -> Any:

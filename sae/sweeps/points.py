@@ -95,6 +95,9 @@ class _Points(Sequence[Point[C]], Generic[C]):
         axes: dict[tuple[str, ...], tuple[Any, ...]] = {}
         variables: dict[str, SweepVar] = {}
         for path, value in self.fields.items():
+            axes_of_field = [value] if isinstance(value, Swept) else value.variables.values()
+            if any(True for axis in axes_of_field for choice in axis.values for _ in _swept_fields(choice, ())):
+                raise InputError("a value of an axis holds an axis of its own", where=".".join(path), found=value)
             if isinstance(value, Swept):
                 axes[path] = value.values
                 continue
@@ -119,15 +122,15 @@ class _Points(Sequence[Point[C]], Generic[C]):
             rest, digit = divmod(rest, len(choices))
             chosen[axis] = choices[digit]
         variables = {axis[1]: value for axis, value in chosen.items() if axis[0] == "$"}
-        values = {
-            path: chosen[path] if isinstance(field, Swept) else field.evaluate(variables) for path, field in self.fields.items()
-        }
-        data = {name: _chosen(getattr(self.config, name), (name,), values) for name in self.config.model_fields_set}
-        label = {".".join(path): value for path, value in values.items()}
         try:
-            return Point(place, label, parse_config(type(self.config), data))
+            values = {
+                path: chosen[path] if isinstance(field, Swept) else _evaluated(field, variables, path)
+                for path, field in self.fields.items()
+            }
+            config = _chosen(self.config, (), values)
         except InputError as error:
             raise InputError(f"point {place} of the sweep: {error}") from None
+        return Point(place, {".".join(path): value for path, value in values.items()}, config)
 
     def __iter__(self) -> Iterator[Point[C]]:
         return map(self.__getitem__, range(len(self)))
@@ -146,14 +149,23 @@ def _swept_fields(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str
         yield from itertools.chain.from_iterable(_swept_fields(item, (*path, str(i))) for i, item in enumerate(value))
 
 
+def _evaluated(expression: SweepExpression, variables: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    try:
+        return expression.evaluate(variables)
+    except InputError as error:
+        raise InputError(f"{'.'.join(path)}: {error}") from None
+
+
 def _chosen(value: Any, path: tuple[str, ...], values: Mapping[tuple[str, ...], Any]) -> Any:
     if path in values:
         return values[path]
     if isinstance(value, BaseModel):
-        if not any(place[: len(path)] == path for place in values):
+        swept = {place[len(path)] for place in values if place[: len(path)] == path}
+        if not swept:
             return value
-        fields = {name: _chosen(getattr(value, name), (*path, name), values) for name in value.model_fields_set}
-        return type(value)(**fields)
+        names = [name for name in type(value).model_fields if name in value.model_fields_set | swept]
+        fields = {name: _chosen(getattr(value, name), (*path, name), values) for name in names}
+        return parse_config(type(value), fields, ".".join(path))
     if isinstance(value, Mapping):
         return {key: _chosen(item, (*path, str(key)), values) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -162,8 +174,10 @@ def _chosen(value: Any, path: tuple[str, ...], values: Mapping[tuple[str, ...], 
 
 
 def _dumped(value: Any) -> Any:
+    if isinstance(value, Swept | SweepExpression):
+        value = to_plain(value)  # in which configs may stand
     if isinstance(value, SweepableConfig):
         return dump(value)
     if isinstance(value, Mapping):
         return {key: _dumped(item) for key, item in value.items()}
-    return [_dumped(item) for item in value] if isinstance(value, list | tuple) else to_plain(value)
+    return [_dumped(item) for item in value] if isinstance(value, list | tuple) else value
