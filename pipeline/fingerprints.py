@@ -10,14 +10,16 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sae.architectures import SHIPPED
 from sae.config import Failure, InputError
 from sae.corpus.documents import CorpusConfig, LocalFile, corpus_files
 from sae.corpus.subject import SubjectConfig, is_local
+
+T = TypeVar("T")
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
 TRAINED = ("data/sae", "data/train")  # outputs of the stage `train`, which DVC removes before it runs
@@ -66,7 +68,11 @@ class FileHashes:
 
 
 def fingerprints(
-    corpus: CorpusConfig, subject: SubjectConfig, params: Mapping[str, Any], hashes: FileHashes
+    corpus: CorpusConfig,
+    subject: SubjectConfig,
+    params: Mapping[str, Any],
+    hashes: FileHashes,
+    known: dict[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """All of them, by name; read from the folder that this process is in.
 
@@ -74,19 +80,30 @@ def fingerprints(
         corpus: that section of params.yaml.
         subject: that one.
         params: all sections as plain data: the classes of two others would pull in torch, and this is to cost nothing.
-        hashes: remembers.
+        hashes: remembers files.
+        known: remembers fingerprints, from one call to the next.
 
     Raises:
         InputError: something that a section names is not there.
     """
-    tokenizer, model = fingerprint_subject(subject, hashes)
-    sae, train = params.get("sae") or {}, params.get("train") or {}
+    known = {} if known is None else known
+
+    def once(about: object, make: Callable[[], T]) -> T:
+        key = repr(about)
+        if key not in known:
+            known[key] = make()
+        found: T = known[key]
+        return found
+
+    tokenizer, model = once(subject, lambda: fingerprint_subject(subject, hashes))
+    architecture = str((params.get("sae") or {}).get("architecture", ""))
+    start = (params.get("train") or {}).get("start_from")
     return {
-        "corpus": fingerprint_corpus(corpus, hashes),
+        "corpus": once(corpus, lambda: fingerprint_corpus(corpus, hashes)),
         "tokenizer": tokenizer,
         "subject": model,
-        "architecture": fingerprint_architecture(str(sae.get("architecture", "")), hashes),
-        "start": fingerprint_start(train.get("start_from"), hashes),
+        "architecture": once(("architecture", architecture), lambda: fingerprint_architecture(architecture, hashes)),
+        "start": once(("start", start), lambda: fingerprint_start(start, hashes)),
     }
 
 

@@ -70,7 +70,7 @@ class Inputs:
 
     def __init__(self, root: Path) -> None:
         self._hashes = FileHashes(root / WORK / "hashes.json")
-        self._known: dict[str, dict[str, Any]] = {}
+        self._known: dict[str, Any] = {}
 
     def __call__(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Those of a point.
@@ -78,14 +78,13 @@ class Inputs:
         Raises:
             InputError: something that it names is not there.
         """
-        names = ("corpus", "subject", "sae.architecture", "train.start_from")
-        about = json.dumps([value_at(params, name) for name in names], sort_keys=True, default=str)
-        if about not in self._known:
-            corpus = parse_config(CorpusConfig, params.get("corpus"), "corpus")
-            subject = parse_config(SubjectConfig, params.get("subject"), "subject")
-            self._known[about] = fingerprints(corpus, subject, params, self._hashes)
+        corpus = parse_config(CorpusConfig, params.get("corpus"), "corpus")
+        subject = parse_config(SubjectConfig, params.get("subject"), "subject")
+        count = len(self._known)
+        found = fingerprints(corpus, subject, params, self._hashes, self._known)
+        if len(self._known) > count:
             self._hashes.remember()
-        return self._known[about]
+        return found
 
 
 def outputs_of(stages: Mapping[str, Any]) -> list[str]:

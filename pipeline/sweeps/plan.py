@@ -125,7 +125,7 @@ def make_plan(root: Path, sweep: SweepConfig | None = None) -> Plan:
         params = with_values(base, values)
         fingerprints = inputs(params)
         key = keys.point(params, fingerprints)
-        points.append(Point(index, f"{labels[index]}-{key[:6]}", key, keys.upstream(params, fingerprints), values))
+        points.append(Point(index, f"{labels[index]}-{key[:8]}", key, keys.upstream(params, fingerprints), values))
     seen: dict[str, Point] = {}
     for point in points:
         if (other := seen.setdefault(point.key, point)) is not point:
