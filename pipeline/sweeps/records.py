@@ -89,17 +89,19 @@ class Records:
         record = self.get(key)
         if record is None or record.state != "done":
             return False
-        if self._experiments().get(experiment_ref(record.base, record.name)) != record.commit:
+        ref = experiment_ref(record.base, record.name)
+        if record.commit != self._experiments().get(ref) and record.commit != self._experiments(anew=True).get(ref):
             return False
         return bool(record.remote) or all(
             (self._cache / "files/md5" / digest[:2] / digest[2:]).exists() for digest in record.outputs
         )
 
-    def _experiments(self) -> dict[str, str]:
-        if self._refs is None:
+    def _experiments(self, *, anew: bool = False) -> dict[str, str]:
+        known = self._refs  # another thread may set it to None
+        if known is None or anew:  # another process may have added some
             listed = git(self.root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").splitlines()
-            self._refs = dict(line.split() for line in listed)
-        return self._refs
+            self._refs = known = dict(line.split() for line in listed)
+        return known
 
 
 def read_metrics(root: Path) -> dict[str, float]:
