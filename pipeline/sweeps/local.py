@@ -8,9 +8,10 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.progress import share_done
 from pipeline.sections import PARAMS_FILE, read_yaml
@@ -71,6 +72,7 @@ def run_sweep(root: Path, plan: Plan, points: Sequence[Point], todo: Sequence[Po
         KeyboardInterrupt: all that ran is stopped.
     """
     failed = []
+    params = read_yaml(root / PARAMS_FILE)  # now, because a user may be in the middle of an edit when the sweep ends
     if todo:
         commit, base = snapshot(root, plan.ref)
         plan = replace(plan, commit=commit, base=base)
@@ -82,13 +84,13 @@ def run_sweep(root: Path, plan: Plan, points: Sequence[Point], todo: Sequence[Po
         results = Schedule(plan, todo).run(PointRunner(root, plan, machines=machines), min(jobs, len(todo)), screen)
         live_line.clear()
         failed = [point.name for point in todo if isinstance(results.get(point.index), SaeError)]
-    show_results(root, plan, points)
+    show_results(root, plan, points, params)
     return failed
 
 
-def show_results(root: Path, plan: Plan, points: Sequence[Point]) -> Table:
+def show_results(root: Path, plan: Plan, points: Sequence[Point], params: Mapping[str, Any]) -> Table:
     """Print the table and write it, with the picture of the fronts, into the sweep's folder."""
-    table = table_of(root, points)
+    table = table_of(root, points, params)
     folder = root / RUNS / "sweeps" / plan.id
     table.save(folder / "table.parquet")
     draw_fronts(table, folder / "fronts.png")
