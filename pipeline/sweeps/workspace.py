@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,7 +95,17 @@ class Workspace:
             if not here.exists() and not here.is_symlink():
                 here.parent.mkdir(parents=True, exist_ok=True)
                 here.symlink_to((self.home / here.relative_to(self.root)).resolve())
+                self._exclude(here)
                 return
+
+    def _exclude(self, link: Path) -> None:
+        """Keep a link out of the experiment, where it would replace the folder that it stands for.
+
+        A pattern like `corpus/`, which keeps the user's folder out of git, does not hold for a link.
+        """
+        path = re.sub(r"([\\*?\[\] ])", r"\\\1", link.relative_to(self.clone).as_posix())
+        with (self.clone / ".git/info/exclude").open("a", encoding="utf-8") as file:
+            file.write(f"/{path}\n")
 
 
 def remove_folder(folder: Path) -> None:
