@@ -63,6 +63,7 @@ class Records:
         self.folder = root / WORK / "points"
         self._cache = cache_dir(root)
         self._refs: dict[str, str] | None = None
+        self._whole: set[str] = set()
 
     def get(self, key: str) -> Record | None:
         """What is known of a point."""
@@ -92,9 +93,22 @@ class Records:
         ref = experiment_ref(record.base, record.name)
         if record.commit != self._experiments().get(ref) and record.commit != self._experiments(anew=True).get(ref):
             return False
-        return bool(record.remote) or all(
-            (self._cache / "files/md5" / digest[:2] / digest[2:]).exists() for digest in record.outputs
-        )
+        return bool(record.remote) or all(map(self._is_cached, record.outputs))
+
+    def _is_cached(self, digest: str) -> bool:
+        """Whether DVC's cache has a file, or a folder and all that is in it."""
+        path = self._cache / "files/md5" / digest[:2] / digest[2:]
+        if not digest.endswith(".dir"):
+            return path.exists()
+        if digest not in self._whole:  # many points share their activations, which are many files
+            try:
+                files = json.loads(path.read_text(encoding="utf-8"))
+            except (FileNotFoundError, json.JSONDecodeError):
+                return False
+            if not all(self._is_cached(file["md5"]) for file in files):
+                return False
+            self._whole.add(digest)
+        return True
 
     def _experiments(self, *, anew: bool = False) -> dict[str, str]:
         known = self._refs  # another thread may set it to None
