@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -20,7 +20,7 @@ from pipeline.sweeps.machines import Machines
 from pipeline.sweeps.plan import Plan, Point
 from pipeline.sweeps.records import Record, Records, read_metrics, read_outputs
 from pipeline.sweeps.workspace import RUNS, Workspace
-from sae.config import Failure
+from sae.config import Failure, SaeError
 
 Stages = list[tuple[str, dvc.Outcome, float]]
 
@@ -93,7 +93,8 @@ class PointRunner:
 
         Raises:
             StageFailed: a stage failed; its folder is kept, with all unfinished work.
-            Failure: what the point is made of is not what it was when the sweep was planned.
+            Failure: what the point is made of is not what it was when the sweep was planned; git failed.
+            OSError: such as of a disk that is full.
             Stopping: by `stop`.
         """
         began = time.monotonic()
@@ -102,14 +103,14 @@ class PointRunner:
                 on_line("done already, by another run")
                 return known
             workspace = Workspace(self.root, point.key[:16])
-            workspace.make(self.plan.commit, point.values, None if self.machines is None else self.machines.config.dvc)
-            with self._checkpoints(workspace, point):
-                try:
+            try:
+                workspace.make(self.plan.commit, point.values, None if self.machines is None else self.machines.config.dvc)
+                with self._checkpoints(workspace, point):
                     stages = self._stages(workspace, point, Keys(workspace.root).order, _both(on_line, log))
-                except (dvc.StageFailed, Failure) as error:
-                    self.records.put(self._record(point, "failed", seconds=time.monotonic() - began, error=str(error)))
-                    raise
-                record = self._keep(workspace, point, stages, began)
+                    record = self._keep(workspace, point, stages, began)
+            except (SaeError, OSError) as error:
+                self.fail(point, error, time.monotonic() - began)
+                raise
             workspace.remove()
             return record
 
@@ -126,6 +127,12 @@ class PointRunner:
             if self.machines is not None:
                 self.machines.push(workspace)
             workspace.remove()
+
+    def fail(self, point: Point, error: Exception, seconds: float = 0.0) -> None:
+        """Write down that a point has failed, unless another run has done it."""
+        with suppress(OSError, SaeError):  # on a disk that is full, which may be what the error is about
+            if not self.records.is_done(point.key):
+                self.records.put(self._record(point, "failed", seconds=seconds, error=str(error)))
 
     def _known(self, point: Point) -> Record | None:
         """The record of a point that this machine, or another one, has done."""

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.dvc import StageFailed
 from pipeline.sweeps.plan import Plan, Point
 from pipeline.sweeps.point import PointRunner, Stop, Stopping
 from pipeline.sweeps.records import Record
@@ -96,7 +95,9 @@ class Schedule:
         self, runner: PointRunner, point: Point, shared: bool, watcher: Watcher, telling: threading.Lock
     ) -> Record | SaeError:
         if (error := self._errors.get(point.upstream)) is not None:
-            return Failure(f"what it shares with others failed: {error}")
+            failure: SaeError = Failure(f"what it shares with others failed: {error}")
+            runner.fail(point, failure)
+            return failure
 
         def said(line: str) -> None:
             with telling:
@@ -108,12 +109,12 @@ class Schedule:
                     runner.share(point, said)
                     return Record(point.key, point.name, point.index, point.values, self.plan.id, "shared")
                 return runner.run(point, said)
-            except (StageFailed, Failure) as failure:
-                if failure.exit_code == 2 or attempt == self.plan.retries:  # a user's mistake does not go away
-                    return failure
-                again = failure
+            except (SaeError, OSError) as reason:
+                failure = reason if isinstance(reason, SaeError) else Failure(str(reason))
+            if failure.exit_code == 2 or attempt == self.plan.retries:  # a user's mistake does not go away
+                return failure
             with telling:
-                watcher.retried(point, again, self.plan.retry_delay)
+                watcher.retried(point, failure, self.plan.retry_delay)
             runner.stop.wait(self.plan.retry_delay)
         raise AssertionError("not reached")
 
