@@ -40,6 +40,7 @@ def git(folder: Path, *arguments: str, env: dict[str, str] | None = None, stdin:
         capture_output=True,
         text=True,
         check=False,
+        start_new_session=True,  # out of reach of the terminal's Ctrl-C, whose victim would be taken for a failure
     )
     if done.returncode:
         if check:
