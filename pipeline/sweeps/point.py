@@ -40,15 +40,20 @@ class Stop:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask(self) -> None:
-        """Stop all of them; returns when their processes are gone."""
+        """Stop all of them; returns when their processes are gone. An interrupt while waiting kills them."""
         with self._lock:
             self._asked.set()
             processes = list(self._processes)
         threads = [threading.Thread(target=process.stop) for process in processes]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            for process in processes:
+                process.kill()
+            raise
 
     def check(self) -> None:
         """Raise `Stopping` if they are to stop."""

@@ -83,9 +83,11 @@ class Schedule:
                 while thread.is_alive():
                     thread.join(0.2)  # so that a signal is heard
         except BaseException:
-            runner.stop.ask()
-            for thread in threads:
-                thread.join()
+            try:
+                runner.stop.ask()
+            finally:
+                for thread in threads:
+                    thread.join()
             raise
         if bugs:
             raise bugs[0]
