@@ -56,7 +56,7 @@ class Schedule:
         bugs: list[BaseException] = []
         telling = threading.Lock()
 
-        def work() -> None:
+        def work(ended: threading.Event) -> None:
             try:
                 while (task := self._next(runner.stop)) is not None:
                     point, shared = task
@@ -74,20 +74,25 @@ class Schedule:
             except BaseException as error:  # a bug ends the sweep, with its traceback, in the main thread
                 bugs.append(error)
                 runner.stop.ask()
+            finally:
+                ended.set()
 
-        threads = [threading.Thread(target=work, name=f"sweep-{index}") for index in range(jobs)]
-        for thread in threads:
-            thread.start()
+        # Not Thread.join: up to Python 3.12, a thread during whose join a signal comes counts as ended while it goes on.
+        ends: list[threading.Event] = []
         try:
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)  # so that a signal is heard
+            for index in range(jobs):
+                ended = threading.Event()
+                threading.Thread(target=work, args=(ended,), name=f"sweep-{index}").start()
+                ends.append(ended)
+            for ended in ends:
+                while not ended.wait(0.2):  # so that a signal is heard
+                    continue
         except BaseException:
             try:
                 runner.stop.ask()
             finally:
-                for thread in threads:
-                    thread.join()
+                for ended in ends:
+                    ended.wait()
             raise
         if bugs:
             raise bugs[0]
