@@ -103,7 +103,7 @@ class PointRunner:
             Stopping: by `stop`.
         """
         began = time.monotonic()
-        with self._lease(point.key, on_line), self._log(point) as log:
+        with self._lease(point.key, on_line) as lease, self._log(point) as log:
             if (known := self._known(point)) is not None:
                 on_line("done already, by another run")
                 return known
@@ -111,7 +111,7 @@ class PointRunner:
             try:
                 workspace.make(self.plan.commit, point.values, None if self.machines is None else self.machines.config.dvc)
                 with self._checkpoints(workspace, point):
-                    stages = self._stages(workspace, point, Keys(workspace.root).order, _both(on_line, log))
+                    stages = self._stages(workspace, point, Keys(workspace.root).order, _both(on_line, log), lease)
                     record = self._keep(workspace, point, stages, began)
             except (SaeError, OSError) as error:
                 self.fail(point, error, time.monotonic() - began)
@@ -125,10 +125,10 @@ class PointRunner:
         Raises:
             As `run`.
         """
-        with self._lease(point.upstream, on_line), self._log(point) as log:
+        with self._lease(point.upstream, on_line) as lease, self._log(point) as log:
             workspace = Workspace(self.root, f"shared-{point.upstream[:16]}")
             workspace.make(self.plan.commit, point.values, None if self.machines is None else self.machines.config.dvc)
-            self._stages(workspace, point, [LAST_SHARED], _both(on_line, log), shared=True)
+            self._stages(workspace, point, [LAST_SHARED], _both(on_line, log), lease, shared=True)
             if self.machines is not None:
                 self.machines.push(workspace)
             workspace.remove()
@@ -172,7 +172,14 @@ class PointRunner:
         return record
 
     def _stages(
-        self, workspace: Workspace, point: Point, targets: Sequence[str], on_line: Callable[[str], None], *, shared: bool = False
+        self,
+        workspace: Workspace,
+        point: Point,
+        targets: Sequence[str],
+        on_line: Callable[[str], None],
+        lease: int,
+        *,
+        shared: bool = False,
     ) -> Stages:
         keys = Keys(workspace.root)
         checked = False
@@ -189,8 +196,8 @@ class PointRunner:
             if self.machines is not None and keys.shared:
                 with self.machines.first_time(point.upstream, self.stop.wait) as is_first:
                     if is_first:
-                        dvc.run_stages(workspace.root, [LAST_SHARED], check, pull=True, on_start=self.stop.watch)
-            done = dvc.run_stages(workspace.root, targets, check, on_start=self.stop.watch)
+                        dvc.run_stages(workspace.root, [LAST_SHARED], check, pull=True, held=[lease], on_start=self.stop.watch)
+            done = dvc.run_stages(workspace.root, targets, check, held=[lease], on_start=self.stop.watch)
         except dvc.StageFailed:
             self.stop.check()  # then it was not the stage's fault
             raise
@@ -216,8 +223,12 @@ class PointRunner:
         return Record(**about, sweep=self.plan.id, state=state, **more)  # type: ignore[arg-type]
 
     @contextmanager
-    def _lease(self, key: str, on_line: Callable[[str], None]) -> Iterator[None]:
-        """Only one process at a time works on a key. The lease ends with the process that has it, however that ends."""
+    def _lease(self, key: str, on_line: Callable[[str], None]) -> Iterator[int]:
+        """Only one process at a time works on a key. The lease ends with the process that has it, however that ends.
+
+        Yields:
+            Its file descriptor. Where a stage's guard has it too, the lease lasts until the stage has ended.
+        """
         file = lease_path(self.root, key)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a") as lease:
@@ -228,7 +239,7 @@ class PointRunner:
                     told = True
                 self.stop.wait(POLL)
             with nullcontext() if self.machines is None else self.machines.lease(key, self.stop.wait, on_line):
-                yield
+                yield lease.fileno()
 
     @contextmanager
     def _log(self, point: Point) -> Iterator[IO[str]]:
