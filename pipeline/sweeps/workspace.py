@@ -46,6 +46,8 @@ class Workspace:
             remote: a DVC remote to use where none is named.
         """
         make_clone(self.repository, self.clone, commit)
+        # DVC's list of who reads and writes what, maybe of one that was killed, or cut short: whoever calls this is alone here.
+        (self.root / ".dvc/tmp/rwlock").unlink(missing_ok=True)
         self._configure(remote)
         write_values(self.root / PARAMS_FILE, values)
         self._link_ignored()
