@@ -80,6 +80,7 @@ def run_stages(
     alone: bool = False,
     force: bool = False,
     pull: bool = False,
+    held: Sequence[int] = (),
     on_start: Callable[[Process], None] = lambda _: None,
 ) -> list[tuple[str, Outcome, float]]:
     """Bring stages up to date, with those before them, in one call of DVC, whose start costs a second.
@@ -91,6 +92,7 @@ def run_stages(
         alone: leave those before them as they are.
         force: run them even if nothing changed.
         pull: fetch from the default DVC remote what was made elsewhere.
+        held: file descriptors that stay open until all processes have ended, even if we are killed.
         on_start: called with the process; whoever keeps it may stop it from another thread.
 
     Returns:
@@ -104,7 +106,7 @@ def run_stages(
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *options, *stages]
     # The stage may take its whole grace time, and DVC a moment after it.
     patience = PATIENCE + read_section(root, "run", RunConfig).grace
-    process = Process(command, cwd=root, env=_environment(root), patience=patience)
+    process = Process(command, cwd=root, env=_environment(root), patience=patience, held=held)
     seen: list[tuple[str, Outcome, float]] = []  # the last number is the time of its beginning
     tail: deque[str] = deque(maxlen=TAIL)
     try:

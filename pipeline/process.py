@@ -31,6 +31,7 @@ class Process:
         env: the whole environment.
         output: where stdout and stderr go; None keeps them for `lines`.
         patience: seconds that it has, once it is to stop, to end by itself.
+        held: file descriptors, such as of a lock, that stay open until all that it started is gone, even if we are killed.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Process:
         env: Mapping[str, str],
         output: IO[bytes] | None = None,
         patience: float = PATIENCE,
+        held: Sequence[int] = (),
     ) -> None:
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", guard.__file__, str(patience), *command],
@@ -50,6 +52,7 @@ class Process:
             stdout=subprocess.PIPE if output is None else output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=held,  # to the guard, which does not hand them on
         )
         with _live_lock:
             _live.add(self)
@@ -78,11 +81,15 @@ class Process:
         try:
             self._guard.wait()
         except BaseException:
-            self._guard.send_signal(signal.SIGTERM)
+            self.kill()
             self._guard.wait()
             raise
         finally:
             self._forget()
+
+    def kill(self) -> None:
+        """Let whoever waits in `stop` wait no longer."""
+        self._guard.send_signal(signal.SIGTERM)
 
     def _drain(self) -> None:
         # A stage that says goodbye into a pipe that nobody reads would hang there, and never end by itself.

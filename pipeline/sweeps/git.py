@@ -19,8 +19,8 @@ IDENTITY = {
     for who in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "sae-pipeline"), ("EMAIL", "sae-pipeline@localhost"), ("DATE", "2000-01-01T00:00:00Z"))
 }
-# A push starts a second git, which would run the user's hooks, and `git gc`.
-RECEIVE = "--receive-pack=git -c core.hooksPath=/dev/null -c receive.autogc=false receive-pack"
+# The settings of a repository that receives don't come from whoever pushes: its hooks and rules are for the user's own pushes.
+_RECEIVE = "git -c core.hooksPath=/dev/null -c receive.autogc=false -c receive.denyNonFastForwards=false receive-pack"
 
 
 def git(folder: Path, *arguments: str, env: dict[str, str] | None = None, stdin: str | None = None, check: bool = True) -> str:
@@ -39,6 +39,7 @@ def git(folder: Path, *arguments: str, env: dict[str, str] | None = None, stdin:
         capture_output=True,
         text=True,
         check=False,
+        start_new_session=True,  # out of reach of the terminal's Ctrl-C, whose victim would be taken for a failure
     )
     if done.returncode:
         if check:
@@ -72,9 +73,9 @@ def snapshot(root: Path, ref: str) -> tuple[str, str]:
     return commit, head or commit
 
 
-def commit_tree(root: Path, tree: str, parent: str | None, message: str) -> str:
+def commit_tree(root: Path, tree: str, parent: str | None, message: str, env: dict[str, str] | None = None) -> str:
     """Make a commit of a tree."""
-    return git(root, "commit-tree", tree, *(["-p", parent] if parent else []), "-m", message)
+    return git(root, "commit-tree", tree, *(["-p", parent] if parent else []), "-m", message, env=env)
 
 
 def make_clone(repository: Path, clone: Path, commit: str) -> None:
@@ -82,16 +83,21 @@ def make_clone(repository: Path, clone: Path, commit: str) -> None:
 
     What git ignores in it, unfinished work above all, is kept.
     """
-    if not (clone / ".git").exists():
-        clone.parent.mkdir(parents=True, exist_ok=True)
+    inside = _inside(clone)
+    for lock in (clone / ".git").glob("*.lock"):  # of a git that was killed: only one process at a time works in a clone
+        lock.unlink(missing_ok=True)
+    if not clone.exists() or not git(clone, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", env=inside, check=False):
+        clone.mkdir(parents=True, exist_ok=True)
         draft = clone.with_name(f".{clone.name}.{os.getpid()}")
         shutil.rmtree(draft, ignore_errors=True)
         git(clone.parent, "init", "--quiet", str(draft))
         objects = git(repository, "rev-parse", "--path-format=absolute", "--git-path", "objects")
         (draft / ".git/objects/info/alternates").write_text(f"{objects}\n", encoding="utf-8")
-        draft.rename(clone)
-    git(clone, "checkout", "--quiet", "--force", "--detach", commit)
-    git(clone, "clean", "--quiet", "--force", "-d")
+        shutil.rmtree(clone / ".git", ignore_errors=True)
+        (draft / ".git").rename(clone / ".git")
+        draft.rmdir()
+    git(clone, "checkout", "--quiet", "--force", "--detach", commit, env=inside)
+    git(clone, "clean", "--quiet", "--force", "-d", env=inside)
 
 
 def record_experiment(clone: Path, repository: Path, base: str, name: str) -> str:
@@ -102,12 +108,19 @@ def record_experiment(clone: Path, repository: Path, base: str, name: str) -> st
     Returns:
         The commit.
     """
-    git(clone, "add", "--all")
-    commit = commit_tree(clone, git(clone, "write-tree"), base, f"Experiment {name}")
-    git(clone, "push", "--quiet", "--force", RECEIVE, str(repository), f"{commit}:{experiment_ref(base, name)}")
+    inside = _inside(clone)
+    git(clone, "add", "--all", env=inside)
+    commit = commit_tree(clone, git(clone, "write-tree", env=inside), base, f"Experiment {name}", inside)
+    refspec = f"{commit}:{experiment_ref(base, name)}"
+    git(clone, "push", "--quiet", "--force", f"--receive-pack={_RECEIVE}", str(repository), refspec, env=inside)
     return commit
 
 
 def experiment_ref(base: str, name: str) -> str:
     """Where DVC 3 keeps an experiment."""
     return f"refs/exps/{base[:2]}/{base[2:]}/{name}"
+
+
+def _inside(clone: Path) -> dict[str, str]:
+    """Names the clone to git, which would look for it: from one that is half removed up into the user's repository around it."""
+    return {"GIT_DIR": str(clone / ".git"), "GIT_WORK_TREE": str(clone)}

@@ -8,9 +8,10 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.progress import share_done
 from pipeline.sections import PARAMS_FILE, read_yaml
@@ -37,18 +38,18 @@ def show_plan(root: Path, plan: Plan, points: Sequence[Point], *, jobs: int, lim
     todo = [point for point in points if not records.is_done(point.key)]
     left = todo[:limit]
     shared = len({point.upstream for point in todo})
-    print(f"sweep {plan.id}: {len(points)} points, {len(points) - len(todo)} done already, {len(left)} to do")
+    _say(f"sweep {plan.id}: {len(points)} points, {len(points) - len(todo)} done already, {len(left)} to do")
     if left:
         activations = "one set of activations for all" if shared == 1 else f"{shared} sets of activations"
         seconds, size = _expected(root, records)
         time_text = f"about {_duration(seconds * math.ceil(len(left) / jobs))}" if seconds else "unknown before the first is done"
         size_text = f"about {len(left) * size / 1e6:,.0f} MB" if size else "unknown before the first is done"
-        print(f"  {activations}; {jobs} at a time; time {time_text}; disk {size_text}")
+        _say(f"  {activations}; {jobs} at a time; time {time_text}; disk {size_text}")
         threads = int(value_at(read_yaml(root / PARAMS_FILE), "run.threads") or 0)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if jobs * threads > cores:
             better = max(1, cores // jobs)
-            print(f"  {jobs} jobs of run.threads: {threads} share {cores} cores; run.threads: {better} is quicker here")
+            _say(f"  {jobs} jobs of run.threads: {threads} share {cores} cores; run.threads: {better} is quicker here")
         free = shutil.disk_usage(root).free
         if size and len(left) * size > free:
             raise Failure("the disk is too small for this sweep", where=str(root), found=f"{free / 1e6:,.0f} MB free",
@@ -57,10 +58,9 @@ def show_plan(root: Path, plan: Plan, points: Sequence[Point], *, jobs: int, lim
     for point in points if len(points) <= 40 else points[:40]:
         state = "done" if point not in todo else "to do" if point in left else "left out"
         values = ", ".join(f"{path}: {point.values[path]}" for path in swept_paths(points) if path in point.values)
-        print(f"  {point.index:>4}  {point.name:<{width}}  {state:<8}  {values}")
+        _say(f"  {point.index:>4}  {point.name:<{width}}  {state:<8}  {values}")
     if len(points) > 40:
-        print(f"  … and {len(points) - 40} more")
-    sys.stdout.flush()
+        _say(f"  … and {len(points) - 40} more")
     return left
 
 
@@ -71,6 +71,7 @@ def run_sweep(root: Path, plan: Plan, points: Sequence[Point], todo: Sequence[Po
         KeyboardInterrupt: all that ran is stopped.
     """
     failed = []
+    params = read_yaml(root / PARAMS_FILE)  # now, because a user may be in the middle of an edit when the sweep ends
     if todo:
         commit, base = snapshot(root, plan.ref)
         plan = replace(plan, commit=commit, base=base)
@@ -82,19 +83,19 @@ def run_sweep(root: Path, plan: Plan, points: Sequence[Point], todo: Sequence[Po
         results = Schedule(plan, todo).run(PointRunner(root, plan, machines=machines), min(jobs, len(todo)), screen)
         live_line.clear()
         failed = [point.name for point in todo if isinstance(results.get(point.index), SaeError)]
-    show_results(root, plan, points)
+    show_results(root, plan, points, params)
     return failed
 
 
-def show_results(root: Path, plan: Plan, points: Sequence[Point]) -> Table:
+def show_results(root: Path, plan: Plan, points: Sequence[Point], params: Mapping[str, Any]) -> Table:
     """Print the table and write it, with the picture of the fronts, into the sweep's folder."""
-    table = table_of(root, points)
+    table = table_of(root, points, params)
     folder = root / RUNS / "sweeps" / plan.id
     table.save(folder / "table.parquet")
     draw_fronts(table, folder / "fronts.png")
-    print(f"\n{table.text()}\n")
-    print("* no other point has both a lower L0 and a lower FVU; + the same with more of the loss recovered")
-    print(f"table and picture: {folder.relative_to(root)}/table.parquet, fronts.png; dvc exp show lists the points", flush=True)
+    _say(f"\n{table.text()}\n")
+    _say("* no other point has both a lower L0 and a lower FVU; + the same with more of the loss recovered")
+    _say(f"table and picture: {folder.relative_to(root)}/table.parquet, fronts.png; dvc exp show lists the points")
     return table
 
 
@@ -142,7 +143,14 @@ class Screen:
 
     def _line(self, point: Point, text: str) -> None:
         live_line.clear()
-        print(f"{point.name:<{self.width}} | {text}", flush=True)
+        _say(f"{point.name:<{self.width}} | {text}")
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError:  # `… | head`, or `> log` on a full disk: that nobody reads on is no reason to end a sweep
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of the process
 
 
 def _expected(root: Path, records: Records) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class Plan:
         """Write it where `load_plan` finds it."""
         path = plan_path(root, self.id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new")
+        fresh = path.with_suffix(f".{uuid.uuid4().hex[:8]}")  # the same sweep may be begun twice at once
         fresh.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         fresh.replace(path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -20,7 +20,7 @@ from pipeline.sweeps.machines import Machines
 from pipeline.sweeps.plan import Plan, Point
 from pipeline.sweeps.records import Record, Records, read_metrics, read_outputs
 from pipeline.sweeps.workspace import RUNS, Workspace
-from sae.config import Failure
+from sae.config import Failure, SaeError
 
 Stages = list[tuple[str, dvc.Outcome, float]]
 
@@ -40,15 +40,20 @@ class Stop:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask(self) -> None:
-        """Stop all of them; returns when their processes are gone."""
+        """Stop all of them; returns when their processes are gone. An interrupt while waiting kills them."""
         with self._lock:
             self._asked.set()
             processes = list(self._processes)
         threads = [threading.Thread(target=process.stop) for process in processes]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            for process in processes:
+                process.kill()
+            raise
 
     def check(self) -> None:
         """Raise `Stopping` if they are to stop."""
@@ -93,23 +98,24 @@ class PointRunner:
 
         Raises:
             StageFailed: a stage failed; its folder is kept, with all unfinished work.
-            Failure: what the point is made of is not what it was when the sweep was planned.
+            Failure: what the point is made of is not what it was when the sweep was planned; git failed.
+            OSError: such as of a disk that is full.
             Stopping: by `stop`.
         """
         began = time.monotonic()
-        with self._lease(point.key, on_line), self._log(point) as log:
+        with self._lease(point.key, on_line) as lease, self._log(point) as log:
             if (known := self._known(point)) is not None:
                 on_line("done already, by another run")
                 return known
             workspace = Workspace(self.root, point.key[:16])
-            workspace.make(self.plan.commit, point.values, None if self.machines is None else self.machines.config.dvc)
-            with self._checkpoints(workspace, point):
-                try:
-                    stages = self._stages(workspace, point, Keys(workspace.root).order, _both(on_line, log))
-                except (dvc.StageFailed, Failure) as error:
-                    self.records.put(self._record(point, "failed", seconds=time.monotonic() - began, error=str(error)))
-                    raise
-                record = self._keep(workspace, point, stages, began)
+            try:
+                workspace.make(self.plan.commit, point.values, None if self.machines is None else self.machines.config.dvc)
+                with self._checkpoints(workspace, point):
+                    stages = self._stages(workspace, point, Keys(workspace.root).order, _both(on_line, log), lease)
+                    record = self._keep(workspace, point, stages, began)
+            except (SaeError, OSError) as error:
+                self.fail(point, error, time.monotonic() - began)
+                raise
             workspace.remove()
             return record
 
@@ -119,13 +125,19 @@ class PointRunner:
         Raises:
             As `run`.
         """
-        with self._lease(point.upstream, on_line), self._log(point) as log:
+        with self._lease(point.upstream, on_line) as lease, self._log(point) as log:
             workspace = Workspace(self.root, f"shared-{point.upstream[:16]}")
             workspace.make(self.plan.commit, point.values, None if self.machines is None else self.machines.config.dvc)
-            self._stages(workspace, point, [LAST_SHARED], _both(on_line, log), shared=True)
+            self._stages(workspace, point, [LAST_SHARED], _both(on_line, log), lease, shared=True)
             if self.machines is not None:
                 self.machines.push(workspace)
             workspace.remove()
+
+    def fail(self, point: Point, error: Exception, seconds: float = 0.0) -> None:
+        """Write down that a point has failed, unless another run has done it."""
+        with suppress(OSError, SaeError):  # on a disk that is full, which may be what the error is about
+            if not self.records.is_done(point.key):
+                self.records.put(self._record(point, "failed", seconds=seconds, error=str(error)))
 
     def _known(self, point: Point) -> Record | None:
         """The record of a point that this machine, or another one, has done."""
@@ -160,7 +172,14 @@ class PointRunner:
         return record
 
     def _stages(
-        self, workspace: Workspace, point: Point, targets: Sequence[str], on_line: Callable[[str], None], *, shared: bool = False
+        self,
+        workspace: Workspace,
+        point: Point,
+        targets: Sequence[str],
+        on_line: Callable[[str], None],
+        lease: int,
+        *,
+        shared: bool = False,
     ) -> Stages:
         keys = Keys(workspace.root)
         checked = False
@@ -177,8 +196,8 @@ class PointRunner:
             if self.machines is not None and keys.shared:
                 with self.machines.first_time(point.upstream, self.stop.wait) as is_first:
                     if is_first:
-                        dvc.run_stages(workspace.root, [LAST_SHARED], check, pull=True, on_start=self.stop.watch)
-            done = dvc.run_stages(workspace.root, targets, check, on_start=self.stop.watch)
+                        dvc.run_stages(workspace.root, [LAST_SHARED], check, pull=True, held=[lease], on_start=self.stop.watch)
+            done = dvc.run_stages(workspace.root, targets, check, held=[lease], on_start=self.stop.watch)
         except dvc.StageFailed:
             self.stop.check()  # then it was not the stage's fault
             raise
@@ -204,8 +223,12 @@ class PointRunner:
         return Record(**about, sweep=self.plan.id, state=state, **more)  # type: ignore[arg-type]
 
     @contextmanager
-    def _lease(self, key: str, on_line: Callable[[str], None]) -> Iterator[None]:
-        """Only one process at a time works on a key. The lease ends with the process that has it, however that ends."""
+    def _lease(self, key: str, on_line: Callable[[str], None]) -> Iterator[int]:
+        """Only one process at a time works on a key. The lease ends with the process that has it, however that ends.
+
+        Yields:
+            Its file descriptor. Where a stage's guard has it too, the lease lasts until the stage has ended.
+        """
         file = lease_path(self.root, key)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a") as lease:
@@ -216,7 +239,7 @@ class PointRunner:
                     told = True
                 self.stop.wait(POLL)
             with nullcontext() if self.machines is None else self.machines.lease(key, self.stop.wait, on_line):
-                yield
+                yield lease.fileno()
 
     @contextmanager
     def _log(self, point: Point) -> Iterator[IO[str]]:

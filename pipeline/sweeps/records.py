@@ -63,6 +63,7 @@ class Records:
         self.folder = root / WORK / "points"
         self._cache = cache_dir(root)
         self._refs: dict[str, str] | None = None
+        self._whole: set[str] = set()
 
     def get(self, key: str) -> Record | None:
         """What is known of a point."""
@@ -89,17 +90,32 @@ class Records:
         record = self.get(key)
         if record is None or record.state != "done":
             return False
-        if self._experiments().get(experiment_ref(record.base, record.name)) != record.commit:
+        ref = experiment_ref(record.base, record.name)
+        if record.commit != self._experiments().get(ref) and record.commit != self._experiments(anew=True).get(ref):
             return False
-        return bool(record.remote) or all(
-            (self._cache / "files/md5" / digest[:2] / digest[2:]).exists() for digest in record.outputs
-        )
+        return bool(record.remote) or all(map(self._is_cached, record.outputs))
 
-    def _experiments(self) -> dict[str, str]:
-        if self._refs is None:
+    def _is_cached(self, digest: str) -> bool:
+        """Whether DVC's cache has a file, or a folder and all that is in it."""
+        path = self._cache / "files/md5" / digest[:2] / digest[2:]
+        if not digest.endswith(".dir"):
+            return path.exists()
+        if digest not in self._whole:  # many points share their activations, which are many files
+            try:
+                files = json.loads(path.read_text(encoding="utf-8"))
+            except (FileNotFoundError, json.JSONDecodeError):
+                return False
+            if not all(self._is_cached(file["md5"]) for file in files):
+                return False
+            self._whole.add(digest)
+        return True
+
+    def _experiments(self, *, anew: bool = False) -> dict[str, str]:
+        known = self._refs  # another thread may set it to None
+        if known is None or anew:  # another process may have added some
             listed = git(self.root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").splitlines()
-            self._refs = dict(line.split() for line in listed)
-        return self._refs
+            self._refs = known = dict(line.split() for line in listed)
+        return known
 
 
 def read_metrics(root: Path) -> dict[str, float]:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.dvc import StageFailed
 from pipeline.sweeps.plan import Plan, Point
 from pipeline.sweeps.point import PointRunner, Stop, Stopping
 from pipeline.sweeps.records import Record
@@ -57,7 +56,7 @@ class Schedule:
         bugs: list[BaseException] = []
         telling = threading.Lock()
 
-        def work() -> None:
+        def work(ended: threading.Event) -> None:
             try:
                 while (task := self._next(runner.stop)) is not None:
                     point, shared = task
@@ -75,18 +74,25 @@ class Schedule:
             except BaseException as error:  # a bug ends the sweep, with its traceback, in the main thread
                 bugs.append(error)
                 runner.stop.ask()
+            finally:
+                ended.set()
 
-        threads = [threading.Thread(target=work, name=f"sweep-{index}") for index in range(jobs)]
-        for thread in threads:
-            thread.start()
+        # Not Thread.join: up to Python 3.12, a thread during whose join a signal comes counts as ended while it goes on.
+        ends: list[threading.Event] = []
         try:
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)  # so that a signal is heard
+            for index in range(jobs):
+                ended = threading.Event()
+                threading.Thread(target=work, args=(ended,), name=f"sweep-{index}").start()
+                ends.append(ended)
+            for ended in ends:
+                while not ended.wait(0.2):  # so that a signal is heard
+                    continue
         except BaseException:
-            runner.stop.ask()
-            for thread in threads:
-                thread.join()
+            try:
+                runner.stop.ask()
+            finally:
+                for ended in ends:
+                    ended.wait()
             raise
         if bugs:
             raise bugs[0]
@@ -96,7 +102,9 @@ class Schedule:
         self, runner: PointRunner, point: Point, shared: bool, watcher: Watcher, telling: threading.Lock
     ) -> Record | SaeError:
         if (error := self._errors.get(point.upstream)) is not None:
-            return Failure(f"what it shares with others failed: {error}")
+            failure: SaeError = Failure(f"what it shares with others failed: {error}")
+            runner.fail(point, failure)
+            return failure
 
         def said(line: str) -> None:
             with telling:
@@ -108,12 +116,12 @@ class Schedule:
                     runner.share(point, said)
                     return Record(point.key, point.name, point.index, point.values, self.plan.id, "shared")
                 return runner.run(point, said)
-            except (StageFailed, Failure) as failure:
-                if failure.exit_code == 2 or attempt == self.plan.retries:  # a user's mistake does not go away
-                    return failure
-                again = failure
+            except (SaeError, OSError) as reason:
+                failure = reason if isinstance(reason, SaeError) else Failure(str(reason))
+            if failure.exit_code == 2 or attempt == self.plan.retries:  # a user's mistake does not go away
+                return failure
             with telling:
-                watcher.retried(point, again, self.plan.retry_delay)
+                watcher.retried(point, failure, self.plan.retry_delay)
             runner.stop.wait(self.plan.retry_delay)
         raise AssertionError("not reached")
 

@@ -145,9 +145,15 @@ def make_table(points: Sequence[Point], found: Mapping[str, Record], base: Mappi
     return Table(columns, rows)
 
 
-def table_of(root: Path, points: Sequence[Point]) -> Table:
-    """The table of some points with what is known of them in a project."""
-    records, base = Records(root), read_yaml(root / PARAMS_FILE)
+def table_of(root: Path, points: Sequence[Point], params: Mapping[str, Any] | None = None) -> Table:
+    """The table of some points with what is known of them in a project.
+
+    Args:
+        root: the project.
+        points: rows.
+        params: sections that the points were planned with; those of params.yaml as it is if left out.
+    """
+    records, base = Records(root), read_yaml(root / PARAMS_FILE) if params is None else params
     found = {point.key: record for point in points if (record := records.get(point.key)) is not None}
     return make_table(points, found, {path: value_at(base, path) for path in swept_paths(points)})
 

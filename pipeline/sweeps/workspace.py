@@ -49,6 +49,8 @@ class Workspace:
             remote: a DVC remote to use where none is named.
         """
         make_clone(self.repository, self.clone, commit)
+        # DVC's list of who reads and writes what, maybe of one that was killed, or cut short: whoever calls this is alone here.
+        (self.root / ".dvc/tmp/rwlock").unlink(missing_ok=True)
         self._configure(remote)
         write_values(self.root / PARAMS_FILE, values)
         self._link_ignored()
@@ -109,11 +111,19 @@ class Workspace:
         here.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):  # outside of the clone it is for all points, and another one made it
             here.symlink_to(target.resolve())
-        if here.is_relative_to(self.clone):  # for git, a link to a folder is none, and `folder/` in .gitignore not about it
-            exclude = self.clone / ".git/info/exclude"
-            exclude.parent.mkdir(exist_ok=True)
-            with exclude.open("a", encoding="utf-8") as file:
-                file.write("/" + re.sub(r"([\\*?\[ ])", r"\\\1", here.relative_to(self.clone).as_posix()) + "\n")
+        if here.is_relative_to(self.clone):
+            self._exclude(here)
+
+    def _exclude(self, link: Path) -> None:
+        """Keep a link out of the experiment, where it would replace the folder that it stands for.
+
+        A pattern like `corpus/`, which keeps the user's folder out of git, does not hold for a link.
+        """
+        path = re.sub(r"([\\*?\[\] ])", r"\\\1", link.relative_to(self.clone).as_posix())
+        exclude = self.clone / ".git/info/exclude"
+        exclude.parent.mkdir(exist_ok=True)
+        with exclude.open("a", encoding="utf-8") as file:
+            file.write(f"/{path}\n")
 
 
 def remove_folder(folder: Path) -> None:
