@@ -127,12 +127,13 @@ def test_a_swept_value_takes_no_other_columns_name(path: str, tmp_path: Path) ->
 def test_rows_are_sorted_by_a_column_or_a_metric_and_those_without_a_value_come_last(
     table: Table, column: str, order: list[int]
 ) -> None:
-    assert names(table.sorted_by(column)) == order
-    assert table.sorted_by(column).columns == table.columns
+    ordered = table.sorted_by(column.removeprefix("-"), descending=column.startswith("-"))
+    assert names(ordered) == order
+    assert ordered.columns == table.columns
 
 
-def test_a_minus_sorts_from_the_largest(table: Table) -> None:
-    assert names(table.where("state=done").sorted_by("-L0")) == [2, 0, 1]
+def test_rows_are_sorted_from_the_largest(table: Table) -> None:
+    assert names(table.where("state=done").sorted_by("L0", descending=True)) == [2, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_an_unknown_column_names_the_nearest(table: Table) -> None:
     ):
         table.where("architectur=topk")
     with pytest.raises(InputError, match=r"^--sort: no such column \(found evaluation.fvuu, .*did you mean 'evaluation.fvu'"):
-        table.sorted_by("-evaluation.fvuu")
+        table.sorted_by("evaluation.fvuu")
 
 
 def test_the_text_has_a_line_for_each_row_under_aligned_columns(table: Table) -> None:
