@@ -126,11 +126,14 @@ class PointRunner:
             As `run`.
         """
         with self._lease(point.upstream, on_line) as lease, self._log(point) as log:
+            if self.machines is None and self.records.is_shared(point.upstream):
+                return
             workspace = Workspace(self.root, f"shared-{point.upstream[:16]}")
             workspace.make(self.plan.commit, point.values, None if self.machines is None else self.machines.config.dvc)
-            self._stages(workspace, point, [LAST_SHARED], _both(on_line, log), lease, shared=True)
+            stages = self._stages(workspace, point, [LAST_SHARED], _both(on_line, log), lease, shared=True)
             if self.machines is not None:
                 self.machines.push(workspace)
+            self.records.put_shared(point.upstream, _told(stages), read_outputs(workspace.root, Keys(workspace.root).shared)[0])
             workspace.remove()
 
     def fail(self, point: Point, error: Exception, seconds: float = 0.0) -> None:
@@ -157,7 +160,7 @@ class PointRunner:
         record = self._record(
             point,
             "done",
-            stages=[(stage, outcome.value.lower(), round(seconds, 2)) for stage, outcome, seconds in stages],
+            stages=_told(stages),
             metrics=read_metrics(workspace.root),
             base=self.plan.base,
             commit=commit,
@@ -247,6 +250,10 @@ class PointRunner:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as log:
             yield log
+
+
+def _told(stages: Stages) -> list[tuple[str, str, float]]:
+    return [(stage, outcome.value.lower(), round(seconds, 2)) for stage, outcome, seconds in stages]
 
 
 def log_path(root: Path, sweep: str, point: Point) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,23 @@ class Records:
 
     def put(self, record: Record) -> None:
         """Write one down."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.folder / f".{record.key}.{uuid.uuid4().hex[:8]}"
-        fresh.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        fresh.replace(self.folder / f"{record.key}.json")
+        _write(self.folder / f"{record.key}.json", asdict(record))
         self._refs = None
+
+    def put_shared(self, upstream: str, stages: Sequence[tuple[str, str, float]], outputs: list[str]) -> None:
+        """Write down that what points share has been made: its stages as in `Record`, and hashes of what they made."""
+        _write(self._shared(upstream), {"stages": stages, "outputs": outputs})
+
+    def is_shared(self, upstream: str) -> bool:
+        """Whether what points share has been made and is still in the cache."""
+        try:
+            outputs = json.loads(self._shared(upstream).read_text(encoding="utf-8"))["outputs"]
+        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+            return False
+        return all(map(self._is_cached, outputs))
+
+    def _shared(self, upstream: str) -> Path:
+        return self.root / WORK / "shared" / f"{upstream}.json"
 
     def every(self) -> list[Record]:
         """All, in no order that means anything."""
@@ -118,6 +131,13 @@ class Records:
         return known
 
 
+def _write(path: Path, data: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}")
+    fresh.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    fresh.replace(path)
+
+
 def read_metrics(root: Path) -> dict[str, float]:
     """The numbers that a workspace's stages measured, flat."""
     found: dict[str, float] = {}
@@ -135,7 +155,8 @@ def read_metrics(root: Path) -> dict[str, float]:
     return found
 
 
-def read_outputs(root: Path) -> tuple[list[str], int]:
-    """Hashes and bytes of what a workspace's stages made, from dvc.lock."""
-    outs = [out for stage in read_yaml(root / "dvc.lock").get("stages", {}).values() for out in stage.get("outs") or []]
+def read_outputs(root: Path, stages: Sequence[str] | None = None) -> tuple[list[str], int]:
+    """Hashes and bytes of what a workspace's stages made, or some of them, from dvc.lock."""
+    every = read_yaml(root / "dvc.lock").get("stages", {})
+    outs = [out for name, stage in every.items() if stages is None or name in stages for out in stage.get("outs") or []]
     return [str(out["md5"]) for out in outs if "md5" in out], sum(int(out.get("size", 0)) for out in outs)
