@@ -91,10 +91,14 @@ def show_results(root: Path, plan: Plan, points: Sequence[Point], params: Mappin
     """Print the table and write it, with the picture of the fronts, into the sweep's folder."""
     table = table_of(root, points, params)
     folder = root / RUNS / "sweeps" / plan.id
-    table.save(folder / "table.parquet")
-    draw_fronts(table, folder / "fronts.png")
     _say(f"\n{table.text()}\n")
     _say("* no other point has both a lower L0 and a lower FVU; + the same with more of the loss recovered")
+    try:
+        table.save(folder / "table.parquet")
+        draw_fronts(table, folder / "fronts.png")
+    except OSError as error:  # on a full disk; all that they show is in the records
+        _say(f"table and picture could not be written: {error}")
+        return table
     _say(f"table and picture: {folder.relative_to(root)}/table.parquet, fronts.png; dvc exp show lists the points")
     return table
 

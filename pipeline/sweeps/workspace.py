@@ -97,11 +97,13 @@ class Workspace:
         folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
         here = self.root / folder
         mixed = here.exists() or any(out.is_relative_to(folder) for out in outputs)
-        if not glob.has_magic(pattern) or here.is_symlink() or not mixed:
+        if here.is_symlink() or not mixed:
             return [folder]
-        return [
-            path for path in map(Path, glob.glob(pattern, root_dir=self.home, recursive=True)) if (self.home / path).is_file()
-        ]
+        every = pattern if glob.has_magic(pattern) else f"{glob.escape(pattern)}/**"  # such as weights beside a config
+        found = [path for path in glob.glob(every, root_dir=self.home, recursive=True) if (self.home / path).is_file()]
+        # What git does not ignore is in the snapshot; a file that is not there was added since.
+        ignored = git(self.home, "check-ignore", "-z", "--stdin", stdin="".join(f"{path}\0" for path in found), check=False)
+        return [Path(path) for path in ignored.split("\0") if path]
 
     def _link(self, relative: Path) -> None:
         relative = Path(os.path.normpath(relative))
