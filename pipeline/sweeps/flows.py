@@ -97,7 +97,10 @@ def point(sweep: str, index: int, key: str, shared: bool = False) -> State[Any]:
 def stop_points(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     """Cancel the points of a sweep that was cancelled or has crashed."""
     with get_client(sync_client=True) as client:
-        children = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": [_tag(flow_run.id)]}}))
+        ours = FlowRunFilter.model_validate({"tags": {"all_": [_tag(flow_run.id)]}})
+        children: list[FlowRun] = []
+        while page := client.read_flow_runs(flow_run_filter=ours, limit=100, offset=len(children)):  # 200 at most come at once
+            children += page
         for child in children:
             if child.state is not None and not child.state.is_final():
                 client.set_flow_run_state(child.id, Cancelling(message="its sweep has ended"))
