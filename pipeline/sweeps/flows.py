@@ -38,7 +38,7 @@ from pipeline.sweeps.keys import value_at
 from pipeline.sweeps.plan import Plan, Point, load_plan, make_plan, short_names, swept_paths
 from pipeline.sweeps.point import PointRunner, lease_path
 from pipeline.sweeps.records import Records
-from pipeline.sweeps.table import Table, draw_fronts, make_table
+from pipeline.sweeps.table import FIGURES, Table, draw_fronts, make_table
 from pipeline.sweeps.workspace import RUNS
 from pipeline.terminal import shown
 from sae.config import InputError, SaeError
@@ -286,7 +286,8 @@ def _publish(root: Path, plan: Plan, points: Sequence[Point]) -> Table:
     rows = []
     for row in table.rows:
         marks = "".join(mark for mark, names in zip("*+", fronts, strict=True) if row["name"] in names)
-        rows.append({**{k: v for k, v in row.items() if k not in ("metrics", "base", "commit")}, "front": marks})
+        rounded = {name: float(f"{row[name]:.4g}") for name in FIGURES if row[name] is not None}  # the page shows all digits
+        rows.append({**{k: v for k, v in row.items() if k not in ("metrics", "base", "commit")}, **rounded, "front": marks})
     create_table_artifact(rows, key=f"sweep-{plan.id}-table", description=f"Points of sweep {plan.id}")
     picture = base64.b64encode((folder / "fronts.png").read_bytes()).decode()
     text = f"# Sweep {plan.id}\n\n![L0 against FVU, and against the loss recovered](data:image/png;base64,{picture})\n"
