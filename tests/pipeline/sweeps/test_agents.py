@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -370,47 +371,49 @@ def test_a_cancelled_sweep_leaves_no_run_no_process_and_the_repository_as_it_was
     (stack.root / "staged.txt").unlink()
 
 
+def test_the_end_of_a_large_sweep_reaches_all_of_its_points(stack: Stack) -> None:
+    sweep, deployment = str(uuid.uuid4()), stack.server.deployment("point/point")["id"]
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2200-01-01T00:00:00Z"}}
+    parameters = {"sweep": "none", "index": 0, "key": "none"}
+    for _ in range(210):  # the API lists 200 at a time
+        about = {"parameters": parameters, "tags": [f"of-{sweep}"], "state": later}
+        stack.server.post(f"/deployments/{deployment}/create_flow_run", about)
+    code = f"""from types import SimpleNamespace
+from pipeline.sweeps.flows import stop_points
+stop_points(None, SimpleNamespace(id={sweep!r}), None)"""
+    env = environment() | {"PREFECT_API_URL": f"{stack.server.url}/api", **stack.agents.env}
+    subprocess.run([sys.executable, "-c", code], cwd=stack.root, env=env, check=True, timeout=300)
+    left = {"tags": {"all_": [f"of-{sweep}"]}, "state": {"type": {"not_any_": ["CANCELLED"]}}}
+    assert stack.server.post("/flow_runs/count", {"flow_runs": left}) == 0
+
+
 # The server is gone
 
 
-def test_a_server_that_comes_back_finds_the_sweep_at_work(stack: Stack) -> None:
-    asked = seeds(QUICK, SOME_TIME, SOME_TIME, first=70)
-    sweep = stack.server.start_sweep(asked)
-    children = wait_for_training(stack, sweep, 1, only=1)
-    steps = stack.checkpoint(next(run_ for run_ in children.values() if run_["parameters"]["index"] == 1))
-    first = next(run_["id"] for run_ in children.values() if run_["parameters"]["index"] == 0)
-    assert steps
-    stack.server.wait_for_end(first)
-    files = stack.root / ".work" / "points"
-    records = {path: path.stat().st_mtime_ns for path in files.iterdir()}
-    stack.server.kill()
-    stack.server.start()
-    stack.server.wait_for_end(sweep)
-    again = stack.server.wait_for_end(stack.server.start_sweep(asked))
-    assert again["state_name"] == "Completed"
-    assert {path: path.stat().st_mtime_ns for path in records} == records
-    assert all(stack.record(run_) is not None for run_ in children.values())
-
-
-def test_a_server_that_stays_away_costs_nothing_that_was_computed(stack: Stack) -> None:
-    asked = seeds(SOME_TIME, SOME_TIME, QUICK, first=120)
+@pytest.mark.parametrize("away", ["a moment", "until the points have ended"])
+def test_a_server_that_is_killed_and_comes_back_costs_nothing_that_was_computed(stack: Stack, away: str) -> None:
+    asked = seeds(SOME_TIME, SOME_TIME, QUICK, first=70 if away == "a moment" else 120)
     sweep = stack.server.start_sweep(asked)
     children = wait_for_training(stack, sweep, 2)
+    busy = [child for child in children.values() if child["parameters"]["index"] < 2]
     stack.server.kill()
     try:
-        runs = [sweep, *(child["id"] for child in children.values())]
-        wait_until("the end of all that ran", lambda: not any(processes_of(run_) for run_ in runs), 900)
-        steps = {name: stack.checkpoint(child) for name, child in children.items()}
-        done = [name for name, child in children.items() if stack.record(child) is not None]
-        records = {path: path.stat().st_mtime_ns for path in (stack.root / ".work" / "points").iterdir()}
+        if away != "a moment":
+            wait_until("the records of those that trained", lambda: all(stack.record(child) for child in busy))
+            wait_until("the end of their work", lambda: not any(map(trains, busy)) and under(stack.root / ".runs") == [])
     finally:
         stack.server.start()
-    again = stack.server.start_sweep(asked)
-    ended = stack.server.wait_for_end(again)
-    print(steps, done)
-    assert (ended["state_name"], ended["state"]["message"]) == ("Completed", f"3 points, {3 - len(done)} of them done now")
-    assert {path: path.stat().st_mtime_ns for path in records} == records
-    assert not set(done) & set(stack.server.points(again))
+    ended = stack.server.wait_for_end(sweep)
+    assert (ended["state_name"], ended["state"]["message"]) == ("Completed", "3 points, 3 of them done now")
+    assert {run_["state_name"] for run_ in stack.server.children(sweep).values()} == {"Completed"}
+    for child in busy:  # done once: a second time it would have run its stages again, or found them cached
+        record = stack.record(child)
+        assert record is not None
+        assert {name: what for name, what, _ in record.stages}["train"] == "ran"
+        log = (stack.root / ".runs" / "sweeps" / record.sweep / "logs" / f"{record.name}.log").read_text()
+        assert log.count("Running stage 'train'") == 1
+    again = stack.server.wait_for_end(stack.server.start_sweep(asked))
+    assert again["state"]["message"] == "3 points, 0 of them done now"
 
 
 # A point that never works
@@ -531,6 +534,29 @@ def test_the_second_ctrl_c_stops_all_and_the_point_goes_on_elsewhere(stack: Stac
     finally:
         stack.more.stop()
         stack.more.start()
+
+
+def test_agents_that_are_left_with_a_sweep_say_so_and_the_second_ctrl_c_ends_it(stack: Stack) -> None:
+    stack.more.process.send_signal(signal.SIGINT)
+    assert stack.more.process.wait(120) == 0
+    sweep = stack.server.start_sweep(seeds(SOME_TIME, QUICK, first=100))
+    children = wait_for_training(stack, sweep, 1)
+    (point,) = runs_of(stack.agents, children)
+    (other,) = set(children) - {point}
+    try:
+        stack.agents.process.send_signal(signal.SIGINT)
+        wait_until("the word of the agents", lambda: "a sweep waits for points" in stack.agents.output())
+        assert stack.server.run(children[point]["id"])["state_name"] == "Completed"
+        assert stack.server.run(children[other]["id"])["run_count"] == 0
+        stack.agents.process.send_signal(signal.SIGINT)
+        assert stack.agents.process.wait(120) == 130
+        assert stack.agents.processes() == []
+        assert stack.server.run(sweep)["state_type"] in FINAL
+        assert stack.server.run(children[other]["id"])["state_name"] == "Cancelled"
+    finally:
+        for agents in (stack.agents, stack.more):
+            agents.stop()
+            agents.start()
 
 
 def test_the_users_prefect_profile_is_neither_used_nor_changed(stack: Stack) -> None:
