@@ -26,6 +26,7 @@ POOLS = ("control", "gpu")
 SWEEPS_AT_ONCE = 8
 MAX_DEATHS = 3  # of an agent in a minute
 QUERY_SECONDS = "2"
+ALONE_AFTER = 15.0  # seconds; an agent without work needs a few of them to end
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Fleet:
 
     def _wait(self, processes: dict[str, Process], wanted: Mapping[str, tuple[str, int, str | None]]) -> int:
         """Until they are told to end. One that ends by itself, or is killed, is started again."""
-        told = 0
+        told, alone, last_but = 0, False, time.monotonic()
         deaths: dict[str, list[float]] = {name: [] for name in wanted}
         while True:
             ended = [name for name, process in processes.items() if process.poll() is not None]
@@ -190,6 +191,11 @@ class Fleet:
                 return 0
             if gone and not self._signals:
                 raise Failure("the agents of this machine have ended; their last lines are above", where=", ".join(gone))
+            if not self._signals or set(processes) - set(ended) != {"control"}:
+                last_but = time.monotonic()
+            elif not alone and time.monotonic() - last_but > ALONE_AFTER:
+                alone = True
+                print("a sweep waits for points that agents elsewhere may take up; Ctrl-C again stops it", flush=True)
             for name in ended if not self._signals else ():
                 deaths[name].append(time.monotonic())
                 if len(deaths[name]) >= MAX_DEATHS and deaths[name][-1] - deaths[name][-MAX_DEATHS] < 60:

@@ -114,6 +114,7 @@ def run_stages(
         for line in process.lines():
             if (found := outcome_of(line)) is not None and found[0] not in [stage for stage, _, _ in seen]:
                 seen.append((*found, time.monotonic()))
+                tail.clear()  # what the stages before it said is no reason for its failure
             tail.append(line)
             on_line(line)
         status = process.wait()

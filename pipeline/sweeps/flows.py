@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import httpx
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -38,7 +39,7 @@ from pipeline.sweeps.machines import STALE, Machines, machines_of
 from pipeline.sweeps.plan import Plan, Point, load_plan, make_plan, plan_path, short_names, swept_paths
 from pipeline.sweeps.point import PointRunner
 from pipeline.sweeps.records import Records
-from pipeline.sweeps.table import Table, draw_fronts, make_table, table_of
+from pipeline.sweeps.table import FIGURES, Table, draw_fronts, make_table, table_of
 from pipeline.sweeps.workspace import RUNS
 from pipeline.terminal import shown
 from sae.config import InputError, SaeError
@@ -102,7 +103,10 @@ def point(sweep: str, index: int, key: str, shared: bool = False, remote: Remote
 def stop_points(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     """Cancel the points of a sweep that was cancelled or has crashed."""
     with get_client(sync_client=True) as client:
-        children = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": [_tag(flow_run.id)]}}))
+        ours = FlowRunFilter.model_validate({"tags": {"all_": [_tag(flow_run.id)]}})
+        children: list[FlowRun] = []
+        while page := client.read_flow_runs(flow_run_filter=ours, limit=100, offset=len(children)):  # 200 at most come at once
+            children += page
         for child in children:
             if child.state is not None and not child.state.is_final():
                 client.set_flow_run_state(child.id, Cancelling(message="its sweep has ended"))
@@ -200,6 +204,7 @@ class Watch:
         progress = cast(
             UUID, create_progress_artifact(0.0, key=f"sweep-{self.plan.id}-progress", description="Points that ended")
         )
+        told = 0
         with get_client(sync_client=True) as client:
             for group in by_upstream.values():
                 if len(group) > 1:
@@ -209,9 +214,13 @@ class Watch:
                     self._start(group[0], shared=False)
             while self.children or self.waiting:
                 time.sleep(POLL)
-                ended = self._look(client)
-                if ended:
-                    update_progress_artifact(progress, 100.0 * self.done / len(self.todo))
+                try:
+                    self._look(client)
+                    if self.done > told:
+                        update_progress_artifact(progress, 100.0 * self.done / len(self.todo))
+                        told = self.done
+                except httpx.TransportError:  # the server is away; the points go on, and what they do is on the disk
+                    continue
         return self.failed
 
     def _start(self, p: Point, *, shared: bool) -> None:
@@ -235,9 +244,8 @@ class Watch:
         )
         self.children.append(Child(p, shared, run.id))
 
-    def _look(self, client: SyncPrefectClient) -> int:
-        """Read the states; how many points ended since the last look."""
-        before = self.done
+    def _look(self, client: SyncPrefectClient) -> None:
+        """Read the states, and do what follows from them."""
         states = _states(client, [child.run for child in self.children])
         for child in list(self.children):
             state = states.get(child.run)
@@ -249,29 +257,30 @@ class Watch:
             if not state.is_final():
                 continue
             self._ended(client, child, state)
-        return self.done - before
 
     def _ended(self, client: SyncPrefectClient, child: Child, state: State[Any]) -> None:
         logger = get_run_logger()
         again = (state.is_failed() or state.is_crashed()) and state.name != MISTAKE and child.attempts <= self.plan.retries
         if again:
-            child.attempts, child.unleased = child.attempts + 1, None
             at = datetime.now(UTC) + timedelta(seconds=self.plan.retry_delay)
             client.set_flow_run_state(child.run, Scheduled(scheduled_time=at, name="AwaitingRetry"), force=True)
+            child.attempts, child.unleased = child.attempts + 1, None
             logger.warning("%s: %s; again in %g s", child.point.name, state.message, self.plan.retry_delay, extra=shown())
             return
-        self.children.remove(child)
         error = None if state.is_completed() else f"{(state.name or '').lower()}: {state.message or 'no reason is known'}"
         if child.shared:
             group = [p for p in self.waiting if p.upstream == child.point.upstream]
-            self.waiting = [p for p in self.waiting if p not in group]
+            for p in group if error is None else ():
+                self._start(p, shared=False)  # if the server goes away meanwhile, the next look goes on from here
+                self.waiting.remove(p)
+            self.children.remove(child)
             if error is None:
-                for p in group:
-                    self._start(p, shared=False)
                 return
+            self.waiting = [p for p in self.waiting if p not in group]
             self.failed |= {p.index: f"what it shares with others: {error}" for p in group}
             self.done += len(group)
         else:
+            self.children.remove(child)
             self.done += 1
             if error is None and self.machines is not None:
                 self.machines.fetch_record(child.key)
@@ -315,7 +324,8 @@ def _publish(root: Path, plan: Plan, points: Sequence[Point]) -> Table:
     rows = []
     for row in table.rows:
         marks = "".join(mark for mark, names in zip("*+", fronts, strict=True) if row["name"] in names)
-        rows.append({**{k: v for k, v in row.items() if k not in ("metrics", "base", "commit")}, "front": marks})
+        rounded = {name: float(f"{row[name]:.4g}") for name in FIGURES if row[name] is not None}  # the page shows all digits
+        rows.append({**{k: v for k, v in row.items() if k not in ("metrics", "base", "commit")}, **rounded, "front": marks})
     create_table_artifact(rows, key=f"sweep-{plan.id}-table", description=f"Points of sweep {plan.id}")
     picture = base64.b64encode((folder / "fronts.png").read_bytes()).decode()
     text = f"# Sweep {plan.id}\n\n![L0 against FVU, and against the loss recovered](data:image/png;base64,{picture})\n"
