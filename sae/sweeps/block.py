@@ -57,7 +57,7 @@ class AxesConfig(SweepableConfig):
     zip: list[dict[str, list[Any]]] = Field(default=[], description="Lists of one length that move together, one axis each.")
     vars: dict[str, list[Any]] = Field(default={}, description="Named axes, for `expr`.")
     expr: dict[str, str] = Field(default={}, description="By path: arithmetic on `vars`, such as `512 * w`.")
-    random: RandomConfig | None = Field(default=None, description="An axis of random points.")
+    random: RandomConfig | None = Field(default=None, title="Random", description="An axis of random points.")
 
     @model_validator(mode="after")
     def _axes_have_values(self) -> AxesConfig:
