@@ -82,6 +82,8 @@ class Server:
     def post(self, path: str, data: Mapping[str, Any] | None = None) -> Any:
         """Post to the API; what it answers."""
         answer = self.api.post(path, json=data or {})
+        while answer.status_code == 503:  # its database is busy, as it is after a start
+            answer = self.api.post(path, json=data or {})
         assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
 

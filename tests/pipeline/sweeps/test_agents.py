@@ -500,17 +500,17 @@ def runs_of(agents: Agents, children: dict[str, dict[str, Any]]) -> list[str]:
 def test_the_first_ctrl_c_lets_a_point_finish_and_takes_up_no_other(stack: Stack) -> None:
     sweep = stack.server.start_sweep(seeds(*[SOME_TIME] * 2, *[QUICK] * 3, first=80))
     children = wait_for_training(stack, sweep, 2)
-    (last,) = runs_of(stack.more, children)
+    (last,), before = runs_of(stack.more, children), len(stack.more.output())
     stack.more.process.send_signal(signal.SIGINT)
     try:
         assert stack.more.process.wait(300) == 0
-        assert "taking up no more points" in stack.more.output()
-        assert "Traceback" not in stack.more.output()
+        assert "taking up no more points" in stack.more.output()[before:]
+        assert "Traceback" not in stack.more.output()[before:]
         assert stack.server.run(children[last]["id"])["state_name"] == "Completed"
         assert stack.more.processes() == []
         ended = stack.server.wait_for_end(sweep)
         assert (ended["state_name"], ended["state"]["message"]) == ("Completed", "5 points, 5 of them done now")
-        assert stack.more.output().count("Beginning subflow run 'seed-8") == 1
+        assert "Beginning subflow run" not in stack.more.output()[before:]
     finally:
         stack.more.stop()
         stack.more.start()
@@ -649,7 +649,7 @@ def page(browser: Browser, stack: Stack) -> Page:
 def test_the_form_shows_what_can_be_swept_and_starts_a_sweep(stack: Stack, page: Page) -> None:
     deployment = stack.server.deployment("sweep/sweep")["id"]
     known = {run_["id"] for run_ in stack.server.runs(deployment_id={"any_": [deployment]})}
-    page.open(f"/deployments/deployment/{deployment}/run", "What to vary", size=(1280, 1700))
+    page.open(f"/deployments/deployment/{deployment}/run", "What to vary", size=(1280, 2060))
     page.click("[role=tab]", "SweepConfig")
     page.wait_for("By path: an axis of its own.", "How often a point that failed is tried again.")
     page.write("Grid", json.dumps({"train.seed": [110, 111], "train.l0_target": [4]}))
@@ -686,7 +686,7 @@ def test_the_pages_of_a_sweep_show_its_points_its_table_and_its_fronts(stack: St
     children = list(stack.server.points(grid["id"]).values())
     names = [run_["name"] for run_ in children]
     sweep = children[0]["parameters"]["sweep"]
-    page.open(f"/runs/flow-run/{grid['id']}?tab=SubflowRuns", grid["name"], "Completed", *names)
+    page.open(f"/runs/flow-run/{grid['id']}?tab=SubflowRuns", grid["name"], "Completed", *names, size=(1280, 1240))
     page.picture("sweep-run")
     table, fronts = (stack.server.artifact(f"sweep-{sweep}-{kind}") for kind in ("table", "fronts"))
     page.open(f"/artifacts/artifact/{table['id']}", *names, "recovered", "front", size=(1900, 700))
