@@ -99,7 +99,7 @@ class Toy:
         """A sweep from beginning to end, two points at a time."""
         return finish(self.start("--jobs", "2", *arguments, **more))
 
-    def wait_for(self, *beginnings: str, seconds: float = 30) -> list[str]:
+    def wait_for(self, *beginnings: str, seconds: float = 60) -> list[str]:
         """The first line of the account with each beginning, once all are there."""
         deadline = time.monotonic() + seconds
         while True:
@@ -294,7 +294,7 @@ def test_when_dvc_is_killed_its_stage_ends_too_and_the_point_is_tried_again(toy:
     toy.wait_for("train-0 ends", "train-2 ends")
     stage = psutil.Process(int(line.split()[-1]))
     next(parent for parent in stage.parents() if "repro" in parent.cmdline() and "-I" not in parent.cmdline()).kill()
-    stage.wait(timeout=2)
+    stage.wait(timeout=10)
     toy.heal()
     run = finish(sweep)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -343,7 +343,7 @@ def test_an_interrupt_ends_all_at_once_and_says_how_to_go_on(
     started = time.monotonic()
     (os.killpg if to_group else os.kill)(sweep.pid, signum)
     run = finish(sweep)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
     assert toy.processes() == []
     assert run.returncode == 128 + signum
     said = [line for line in run.stderr.splitlines() if line and not line.startswith("stopping; ")]
@@ -491,7 +491,8 @@ def test_of_two_sweeps_at_once_each_point_is_run_by_one(toy: Toy, undisturbed: T
     assert [run.returncode for run in runs] == [0, 0], [run.stderr for run in runs]
     seeds = range(3 if same else 4)
     assert count(toy, "activations-128 begins", *(f"train-{seed} begins at step 0" for seed in seeds)) == [1] * (1 + len(seeds))
-    assert sum(run.stdout.count("| done already, by another run") for run in runs) == (3 if same else 2)
+    told = sum(run.stdout.count("| done already, by another run") for run in runs)
+    assert told == 2 or (same and 1 <= told <= 3)  # how many of the same points the later one finds done, is chance
     assert all(stage == "inputs" or what == "ran" for r in toy.records().values() for stage, what, _ in r.stages[2:])
     assert undisturbed.results().items() <= toy.results().items()
     assert toy.of_user() == before
@@ -691,7 +692,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_stage_that_hears_nothing(toy: Toy, 
     started = time.monotonic()
     os.killpg(sweep.pid, signal.SIGINT)
     run = finish(sweep)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 5
     assert toy.processes() == []
     assert run.returncode == 130
     assert run.stderr.splitlines()[-1].endswith(": python -m pipeline sweep --jobs 2")
