@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +32,7 @@ from pipeline.dvc import is_chatter
 from pipeline.progress import SECONDS_BETWEEN_LINES, share_done
 from pipeline.project import find_root
 from pipeline.run_config import RemoteConfig
+from pipeline.sections import PARAMS_FILE, read_yaml
 from pipeline.sweeps.choice import choose_points
 from pipeline.sweeps.git import snapshot
 from pipeline.sweeps.leases import is_leased
@@ -42,7 +43,7 @@ from pipeline.sweeps.records import Records
 from pipeline.sweeps.table import FIGURES, Table, draw_fronts, make_table, table_of
 from pipeline.sweeps.workspace import RUNS
 from pipeline.terminal import shown
-from sae.config import InputError, SaeError
+from sae.config import Failure, InputError, SaeError
 from sae.sweeps import SweepConfig
 
 POLL = 2.0  # seconds between two looks at the points' states
@@ -124,6 +125,7 @@ def sweep(sweep: SweepConfig | None = None, only: list[str] | None = None, limit
     try:
         root = find_root(Path.cwd())
         sys.path.insert(0, str(root))
+        params = read_yaml(root / PARAMS_FILE)  # now, because a user may be in the middle of an edit when the sweep ends
         plan = make_plan(root, sweep)
         points = choose_points(plan, only or None)
         machines = machines_of(root)
@@ -143,7 +145,7 @@ def sweep(sweep: SweepConfig | None = None, only: list[str] | None = None, limit
         if machines is not None:
             machines.publish_plan(plan)
         failed = Watch(root, plan, todo, machines).until_all_ended()
-    _publish(root, plan, points)
+    _publish(root, plan, points, params)
     if failed:
         names = "; ".join(f"{p.name}: {failed[p.index]}" for p in todo if p.index in failed)
         return Failed(message=f"{len(failed)} of {len(todo)} points failed: {names}")
@@ -277,7 +279,10 @@ class Watch:
             if error is None:
                 return
             self.waiting = [p for p in self.waiting if p not in group]
-            self.failed |= {p.index: f"what it shares with others: {error}" for p in group}
+            runner = PointRunner(self.root, self.plan)
+            for p in group:
+                self.failed[p.index] = f"what it shares with others: {error}"
+                runner.fail(p, Failure(self.failed[p.index]))
             self.done += len(group)
         else:
             self.children.remove(child)
@@ -312,11 +317,11 @@ class Watch:
         return beat is not None and time.monotonic() - beat[1] < STALE
 
 
-def _publish(root: Path, plan: Plan, points: Sequence[Point]) -> Table:
+def _publish(root: Path, plan: Plan, points: Sequence[Point], params: Mapping[str, Any]) -> Table:
     """The table and the fronts, on the disk and as artifacts."""
     import base64
 
-    table = table_of(root, points)
+    table = table_of(root, points, params)
     folder = root / RUNS / "sweeps" / plan.id
     table.save(folder / "table.parquet")
     draw_fronts(table, folder / "fronts.png")
