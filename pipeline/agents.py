@@ -15,7 +15,9 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
-from pipeline.process import Process
+from pipeline.process import PATIENCE, Process
+from pipeline.run_config import RunConfig
+from pipeline.sections import read_section
 from pipeline.server import api_url, isolate_profile
 from pipeline.ssh import RemoteAgents, end_with_stdin
 from pipeline.stage import WORK
@@ -159,7 +161,9 @@ class Fleet:
             environment["CUDA_VISIBLE_DEVICES"] = cuda
         full = f"{name}-{socket.gethostname()}-{os.getpid()}"
         command = [sys.executable, "-m", "pipeline.agent", pool, full, str(limit), str(self.drain)]
-        process = Process(command, cwd=self.root, env=environment)
+        # A stage has its grace time, DVC and the run a moment each after it, and then the server is told.
+        patience = 4 * PATIENCE + read_section(self.root, "run", RunConfig).grace
+        process = Process(command, cwd=self.root, env=environment, patience=patience)
         threading.Thread(target=self._show, args=(name, process), daemon=True).start()
         return process
 

@@ -83,6 +83,7 @@ class Server:
         """Post to the API; what it answers."""
         answer = self.api.post(path, json=data or {})
         while answer.status_code == 503:  # its database is busy, as it is after a start
+            time.sleep(0.2)
             answer = self.api.post(path, json=data or {})
         assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()

@@ -15,11 +15,13 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -375,9 +377,12 @@ def test_the_end_of_a_large_sweep_reaches_all_of_its_points(stack: Stack) -> Non
     sweep, deployment = str(uuid.uuid4()), stack.server.deployment("point/point")["id"]
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2200-01-01T00:00:00Z"}}
     parameters = {"sweep": "none", "index": 0, "key": "none"}
-    for _ in range(210):  # the API lists 200 at a time
-        about = {"parameters": parameters, "tags": [f"of-{sweep}"], "state": later}
-        stack.server.post(f"/deployments/{deployment}/create_flow_run", about)
+    about = {"parameters": parameters, "tags": [f"of-{sweep}"], "state": later}
+    made = 0
+    while made < 210:  # the API lists 200 at a time
+        with suppress(httpx.TransportError):  # so many at once are a burden for a server on SQLite
+            stack.server.post(f"/deployments/{deployment}/create_flow_run", about)
+            made += 1
     code = f"""from types import SimpleNamespace
 from pipeline.sweeps.flows import stop_points
 stop_points(None, SimpleNamespace(id={sweep!r}), None)"""
@@ -551,7 +556,7 @@ def test_agents_that_are_left_with_a_sweep_say_so_and_the_second_ctrl_c_ends_it(
         stack.agents.process.send_signal(signal.SIGINT)
         assert stack.agents.process.wait(120) == 130
         assert stack.agents.processes() == []
-        assert stack.server.run(sweep)["state_type"] in FINAL
+        assert stack.server.run(sweep)["state_name"] == "Crashed"
         assert stack.server.run(children[other]["id"])["state_name"] == "Cancelled"
     finally:
         for agents in (stack.agents, stack.more):
@@ -649,7 +654,7 @@ def page(browser: Browser, stack: Stack) -> Page:
 def test_the_form_shows_what_can_be_swept_and_starts_a_sweep(stack: Stack, page: Page) -> None:
     deployment = stack.server.deployment("sweep/sweep")["id"]
     known = {run_["id"] for run_ in stack.server.runs(deployment_id={"any_": [deployment]})}
-    page.open(f"/deployments/deployment/{deployment}/run", "What to vary", size=(1280, 2060))
+    page.open(f"/deployments/deployment/{deployment}/run", "What to vary", size=(1280, 2130))
     page.click("[role=tab]", "SweepConfig")
     page.wait_for("By path: an axis of its own.", "How often a point that failed is tried again.")
     page.write("Grid", json.dumps({"train.seed": [110, 111], "train.l0_target": [4]}))
@@ -686,7 +691,7 @@ def test_the_pages_of_a_sweep_show_its_points_its_table_and_its_fronts(stack: St
     children = list(stack.server.points(grid["id"]).values())
     names = [run_["name"] for run_ in children]
     sweep = children[0]["parameters"]["sweep"]
-    page.open(f"/runs/flow-run/{grid['id']}?tab=SubflowRuns", grid["name"], "Completed", *names, size=(1280, 1240))
+    page.open(f"/runs/flow-run/{grid['id']}?tab=SubflowRuns", grid["name"], "Completed", *names, size=(1280, 1215))
     page.picture("sweep-run")
     table, fronts = (stack.server.artifact(f"sweep-{sweep}-{kind}") for kind in ("table", "fronts"))
     page.open(f"/artifacts/artifact/{table['id']}", *names, "recovered", "front", size=(1900, 700))
