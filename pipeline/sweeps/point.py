@@ -119,8 +119,13 @@ class PointRunner:
             workspace.remove()
             return record
 
-    def share(self, point: Point, on_line: Callable[[str], None] = lambda _: None) -> None:
+    def share(self, point: Point, on_line: Callable[[str], None] = lambda _: None, workers: int = 1) -> None:
         """Run what a point shares with others, up to the activations, into the cache.
+
+        Args:
+            point: one of those that share it.
+            on_line: as in `run`.
+            workers: processes that may capture side by side, since nobody else has anything to do; they change no byte.
 
         Raises:
             As `run`.
@@ -129,7 +134,8 @@ class PointRunner:
             if self.machines is None and self.records.is_shared(point.upstream):
                 return
             workspace = Workspace(self.root, f"shared-{point.upstream[:16]}")
-            workspace.make(self.plan.commit, point.values, None if self.machines is None else self.machines.config.dvc)
+            values = {**point.values, "run.workers": workers} if workers > 1 else point.values
+            workspace.make(self.plan.commit, values, None if self.machines is None else self.machines.config.dvc)
             stages = self._stages(workspace, point, [LAST_SHARED], _both(on_line, log), lease, shared=True)
             if self.machines is not None:
                 self.machines.push(workspace)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
+from pipeline.run_config import RunConfig
+from pipeline.sections import read_section
 from pipeline.sweeps.plan import Plan, Point
 from pipeline.sweeps.point import PointRunner, Stop, Stopping
 from pipeline.sweeps.records import Record
 from sae.config import Failure, SaeError
+
+
+def has_accelerator() -> bool:
+    """Whether torch may find a GPU here; without importing it, which takes seconds."""
+    return platform.system() == "Darwin" or Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
 
 
 class Watcher(Protocol):
@@ -44,6 +53,7 @@ class Schedule:
         # What only one point needs it does by itself.
         self._shared = {key: "missing" if count > 1 else "there" for key, count in counts.items()}
         self._errors: dict[str, SaeError] = {}
+        self._workers = 1
         self._changed = threading.Condition()
 
     def run(self, runner: PointRunner, jobs: int, watcher: Watcher) -> dict[int, Record | SaeError]:
@@ -52,6 +62,11 @@ class Schedule:
         Raises:
             BaseException: what interrupts the main thread; all points are stopped then.
         """
+        # Those that wait for the activations help to make them; on a GPU each would hold the model once more.
+        settings = read_section(runner.root, "run", RunConfig)
+        missing = list(self._shared.values()).count("missing")
+        if missing and settings.device in ("auto", "cpu") and not has_accelerator():
+            self._workers = max(settings.workers, jobs // missing)
         results: dict[int, Record | SaeError] = {}
         bugs: list[BaseException] = []
         telling = threading.Lock()
@@ -113,7 +128,7 @@ class Schedule:
         for attempt in range(self.plan.retries + 1):
             try:
                 if shared:
-                    runner.share(point, said)
+                    runner.share(point, said, self._workers)
                     return Record(point.key, point.name, point.index, point.values, self.plan.id, "shared")
                 return runner.run(point, said)
             except (SaeError, OSError) as reason:
