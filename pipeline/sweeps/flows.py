@@ -262,6 +262,8 @@ class Watch:
 
     def _ended(self, client: SyncPrefectClient, child: Child, state: State[Any]) -> None:
         logger = get_run_logger()
+        if not state.is_completed() and not child.shared and Records(self.root).is_done(child.key):
+            state = Completed(message="done; whoever ran it did not come to say so")
         again = (state.is_failed() or state.is_crashed()) and state.name != MISTAKE and child.attempts <= self.plan.retries
         if again:
             at = datetime.now(UTC) + timedelta(seconds=self.plan.retry_delay)

@@ -182,7 +182,8 @@ def test_every_point_is_a_run_of_its_own_with_its_name_tags_and_parameters(stack
         assert set(point["tags"]) == {f"of-{grid['id']}", f"sweep-{record.sweep}", *expected}
         assert point["name"] == record.name
         assert point["name"].startswith(f"l0_target-{values['train.l0_target']}_architecture-{values['sae.architecture']}-")
-        assert point["parameters"] == {"sweep": record.sweep, "index": record.index, "key": record.key, "shared": False}
+        parameters = {"sweep": record.sweep, "index": record.index, "key": record.key, "shared": False, "remote": None}
+        assert point["parameters"] == parameters
         assert f"L0 {record.metrics['evaluation.l0']:.4g}" in point["state"]["message"]
         seen.add((values["train.l0_target"], values["sae.architecture"]))
     assert seen == {(l0, name) for l0 in GRID["train.l0_target"] for name in GRID["sae.architecture"]}
