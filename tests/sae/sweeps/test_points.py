@@ -272,6 +272,7 @@ CANDIDATES = (0.5, 0.25, 1, 2, 3, 8, 1000)
 SECTIONS: dict[str, Any] = {name: {} for name in Params.model_fields} | {
     "subject": {"model": "a"},
     "activations": {"hook_points": ["a"]},
+    "run": {"remote": {"git": "a", "dvc": "b"}},
 }
 
 
