@@ -3,10 +3,11 @@
     PYTHONPATH=. python benchmarks/sweeps.py
 
 Run it after `make run`, on a machine that does nothing else. It works in a clone with a cache of its own, so that activations
-are made once and nothing is known from before. Orchestration is (wall time × jobs - the stages' own time) / points: planning, the
-snapshot, clones, DVC, records, the table and what jobs wait for each other while the activations are made are all in it. A
-stage's own time is from DVC's word that it runs to its word on the next one, so DVC's hashing of its outputs counts as the
-stage's. Training is short here (200 steps), which changes nothing in the rest. Then the plan of 200 and of 1,000 points.
+are made once and nothing is known from before. All the rest is (wall time × jobs - the stages' own time) / points: planning, the
+snapshot, clones, DVC, records, the table, and the time in which one job waits for the activations that the other makes, which is
+there once however many points there are, and not at all where the activations are there already. A stage's own time is from
+DVC's word that it runs to its word on the next one, so DVC's hashing of its outputs counts as the stage's. Training is short
+here (200 steps), which changes nothing in the rest. Then the plan of 200 and of 1,000 points.
 """
 
 from __future__ import annotations
@@ -77,13 +78,16 @@ def main() -> None:
     own = sum(seconds for record in records for _, outcome, seconds in record["stages"] if outcome == "ran")
     # What points share was made before them, once, by the same commands; its time is in no record.
     (shared,) = (json.loads(path.read_text()) for path in (CLONE / ".work/shared").glob("*.json"))
-    own += sum(seconds for _, outcome, seconds in shared["stages"] if outcome == "ran")
+    making = sum(seconds for _, outcome, seconds in shared["stages"] if outcome == "ran")
+    own += making
+    waited = making * (JOBS - 1)
     points = len(records)
     results = {
         "wall": wall,
         "again": again,
         "stages": own,
         "orchestration_per_point": (wall * JOBS - own) / points,
+        "waited": waited,
         "plan_200": scale(200),
         "plan_1000": scale(1000),
     }
@@ -98,7 +102,9 @@ def main() -> None:
         "|---|---:|",
         f"| {points} points of 200 steps on the default model, {JOBS} at a time, activations included | {wall:.1f} |",
         f"| the stages' own time | {own:.1f} |",
-        f"| orchestration for a point | {results['orchestration_per_point']:.2f} |",
+        f"| all the rest, for a point | {results['orchestration_per_point']:.2f} |",
+        f"| of it: the other job waits until the activations are there ({waited:.1f} in all) | {waited / points:.2f} |",
+        f"| of it: orchestration | {(wall * JOBS - own - waited) / points:.2f} |",
         f"| the same sweep again | {again:.1f} |",
         f"| plan of 200 points, and its table | {results['plan_200'][0]:.2f} + {results['plan_200'][1]:.2f} |",
         f"| plan of 1,000 points, and its table | {results['plan_1000'][0]:.2f} + {results['plan_1000'][1]:.2f} |",
