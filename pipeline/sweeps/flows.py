@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -34,13 +34,13 @@ from pipeline.project import find_root
 from pipeline.run_config import RemoteConfig
 from pipeline.sections import PARAMS_FILE, read_yaml
 from pipeline.sweeps.choice import choose_points
-from pipeline.sweeps.git import snapshot
 from pipeline.sweeps.leases import is_leased
 from pipeline.sweeps.machines import STALE, Machines, machines_of
 from pipeline.sweeps.plan import Plan, Point, load_plan, make_plan, plan_path, short_names, swept_paths
 from pipeline.sweeps.point import PointRunner
 from pipeline.sweeps.records import Records
-from pipeline.sweeps.table import FIGURES, Table, draw_fronts, make_table, table_of
+from pipeline.sweeps.start import begin, undone
+from pipeline.sweeps.table import FIGURES, Table, figures_text, save_results, table_of
 from pipeline.sweeps.workspace import RUNS
 from pipeline.terminal import shown
 from sae.config import Failure, InputError, SaeError
@@ -96,9 +96,7 @@ def point(sweep: str, index: int, key: str, shared: bool = False, remote: Remote
         record = runner.run(chosen, log)
     except SaeError as error:
         return Failed(name=MISTAKE if error.exit_code == 2 else "Failed", message=str(error), data=error)
-    figures = make_table([chosen], {chosen.key: record}).rows[0]
-    text = ", ".join(f"{name} {figures[name]:.4g}" for name in ("L0", "FVU", "recovered") if figures[name] is not None)
-    return Completed(message=f"done in {record.seconds:.0f} s: {text}")
+    return Completed(message=f"done in {record.seconds:.0f} s: {figures_text(record)}")
 
 
 def stop_points(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
@@ -131,19 +129,12 @@ def sweep(sweep: SweepConfig | None = None, only: list[str] | None = None, limit
         machines = machines_of(root)
     except SaeError as error:
         return Failed(message=str(error), data=error)
-    records = Records(root)
-    if machines is not None:
-        machines.fetch_records(p.key for p in points if not records.is_done(p.key))
-    todo = [p for p in points if not records.is_done(p.key)][:limit]
+    todo = undone(Records(root), points, machines)[:limit]
     logger = get_run_logger()
     logger.info("sweep %s: %d points, %d to do", plan.id, len(points), len(todo), extra=shown())
     failed: dict[int, str] = {}
     if todo:
-        commit, base = snapshot(root, plan.ref)
-        plan = replace(plan, commit=commit, base=base)
-        plan.save(root)
-        if machines is not None:
-            machines.publish_plan(plan)
+        plan = begin(root, plan, machines)
         failed = Watch(root, plan, todo, machines).until_all_ended()
     _publish(root, plan, points, params)
     if failed:
@@ -325,12 +316,9 @@ def _publish(root: Path, plan: Plan, points: Sequence[Point], params: Mapping[st
 
     table = table_of(root, points, params)
     folder = root / RUNS / "sweeps" / plan.id
-    table.save(folder / "table.parquet")
-    draw_fronts(table, folder / "fronts.png")
-    fronts = table.fronts()
+    save_results(table, folder)
     rows = []
-    for row in table.rows:
-        marks = "".join(mark for mark, names in zip("*+", fronts, strict=True) if row["name"] in names)
+    for row, marks in zip(table.rows, table.marks(), strict=True):
         rounded = {name: float(f"{row[name]:.4g}") for name in FIGURES if row[name] is not None}  # the page shows all digits
         rows.append({**{k: v for k, v in row.items() if k not in ("metrics", "base", "commit")}, **rounded, "front": marks})
     create_table_artifact(rows, key=f"sweep-{plan.id}-table", description=f"Points of sweep {plan.id}")

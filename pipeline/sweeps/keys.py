@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,16 @@ def value_at(params: Mapping[str, Any], path: str) -> Any:
 def with_values(params: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of plain sections with values set by dotted path."""
     made = dict(params)
+    set_values(made, values)
+    return made
+
+
+def set_values(sections: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Set values by dotted path. What stands on the way is copied first, since an alias makes it a part of other sections too."""
     for path, value in values.items():
-        at = made
+        at = sections
         *parents, last = path.split(".")
         for part in parents:
-            at[part] = dict(at[part]) if isinstance(at.get(part), Mapping) else {}
+            at[part] = deepcopy(at[part]) if isinstance(at.get(part), Mapping) else {}
             at = at[part]
         at[last] = value
-    return made

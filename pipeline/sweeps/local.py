@@ -9,20 +9,19 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.progress import share_done
 from pipeline.sections import PARAMS_FILE, read_yaml
-from pipeline.sweeps.git import snapshot
 from pipeline.sweeps.keys import value_at
 from pipeline.sweeps.machines import machines_of
 from pipeline.sweeps.plan import Plan, Point, swept_paths
 from pipeline.sweeps.point import PointRunner
 from pipeline.sweeps.records import Record, Records
 from pipeline.sweeps.schedule import Schedule
-from pipeline.sweeps.table import Table, draw_fronts, make_table, table_of
+from pipeline.sweeps.start import begin, undone
+from pipeline.sweeps.table import Table, figures_text, save_results, table_of
 from pipeline.sweeps.workspace import RUNS
 from pipeline.terminal import live_line
 from sae.config import Failure, SaeError
@@ -33,9 +32,7 @@ OUTPUTS = ("data/sae", "data/train", "data/evaluation", "data/report")
 def show_plan(root: Path, plan: Plan, points: Sequence[Point], *, jobs: int, limit: int | None = None) -> list[Point]:
     """Say what a sweep would do; the points that are to do."""
     records = Records(root)
-    if (machines := machines_of(root)) is not None:
-        machines.fetch_records(point.key for point in points if not records.is_done(point.key))
-    todo = [point for point in points if not records.is_done(point.key)]
+    todo = undone(records, points, machines_of(root))
     left = todo[:limit]
     shared = len({point.upstream for point in todo})
     _say(f"sweep {plan.id}: {len(points)} points, {len(points) - len(todo)} done already, {len(left)} to do")
@@ -73,12 +70,8 @@ def run_sweep(root: Path, plan: Plan, points: Sequence[Point], todo: Sequence[Po
     failed = []
     params = read_yaml(root / PARAMS_FILE)  # now, because a user may be in the middle of an edit when the sweep ends
     if todo:
-        commit, base = snapshot(root, plan.ref)
-        plan = replace(plan, commit=commit, base=base)
-        plan.save(root)
         machines = machines_of(root)
-        if machines is not None:
-            machines.publish_plan(plan)
+        plan = begin(root, plan, machines)
         screen = Screen(len(todo), width=max(len(point.name) for point in todo))
         results = Schedule(plan, todo).run(PointRunner(root, plan, machines=machines), min(jobs, len(todo)), screen)
         live_line.clear()
@@ -94,8 +87,7 @@ def show_results(root: Path, plan: Plan, points: Sequence[Point], params: Mappin
     _say(f"\n{table.text()}\n")
     _say("* no other point has both a lower L0 and a lower FVU; + the same with more of the loss recovered")
     try:
-        table.save(folder / "table.parquet")
-        draw_fronts(table, folder / "fronts.png")
+        save_results(table, folder)
     except OSError as error:  # on a full disk; all that they show is in the records
         _say(f"table and picture could not be written: {error}")
         return table
@@ -141,8 +133,7 @@ class Screen:
         if isinstance(result, SaeError):
             self._line(point, f"failed: {result}")
             return
-        figures = make_table([point], {point.key: result}).rows[0]
-        shown = ", ".join(f"{name} {figures[name]:.4g}" for name in ("L0", "FVU", "recovered") if figures[name] is not None)
+        shown = figures_text(result)
         self._line(point, f"done in {result.seconds:.0f} s" + (f": {shown}" if shown else ""))
 
     def _line(self, point: Point, text: str) -> None:

@@ -30,7 +30,7 @@ from pipeline.sections import read_section
 from pipeline.stage import WORK
 from pipeline.sweeps.git import commit_tree, experiment_ref, git
 from pipeline.sweeps.leases import locked
-from pipeline.sweeps.plan import Plan, Point
+from pipeline.sweeps.plan import Plan, plan_of
 from pipeline.sweeps.records import Record, Records
 from pipeline.sweeps.workspace import Workspace
 from sae.config import Failure, InputError, nearest_name
@@ -69,7 +69,7 @@ class Machines:
         data = self._fetch(f"{PLANS}/{sweep}", "plan.json")
         if data is None:
             raise InputError("no such sweep", where=f"git remote {self.config.git}", found=sweep)
-        Plan(**{**data, "points": [Point(**point) for point in data["points"]]}).save(self.root)
+        plan_of(data).save(self.root)
 
     def publish_record(self, record: Record) -> None:
         """Let other machines know that a point is done, with its experiment."""

@@ -16,11 +16,11 @@ from pydantic import BaseModel
 from pipeline.params import Params, check_params
 from pipeline.sections import PARAMS_FILE, read_yaml
 from pipeline.sweeps.keys import Inputs, Keys, with_values
-from pipeline.sweeps.records import Records
 from pipeline.sweeps.workspace import RUNS
 from sae.config import InputError, nearest_name, parse_config
 from sae.sweeps import SweepConfig
 
+SNAPSHOTS = "refs/sae/sweeps"
 MAX_LABEL = 80  # bytes
 
 
@@ -64,7 +64,7 @@ class Plan:
     @property
     def ref(self) -> str:
         """The ref that names the snapshot."""
-        return f"refs/sae/sweeps/{self.id}"
+        return f"{SNAPSHOTS}/{self.id}"
 
     def save(self, root: Path) -> None:
         """Write it where `load_plan` finds it."""
@@ -91,7 +91,11 @@ def load_plan(root: Path, sweep: str) -> Plan:
         known = sorted(p.parent.name for p in (root / RUNS / "sweeps").glob("*/plan.json"))
         expected, nearest = f"one of {', '.join(known) or 'none yet'}", nearest_name(sweep, known)
         raise InputError("no such sweep", where=str(root / RUNS), found=sweep, expected=expected, nearest=nearest)
-    data = json.loads(path.read_text(encoding="utf-8"))
+    return plan_of(json.loads(path.read_text(encoding="utf-8")))
+
+
+def plan_of(data: Mapping[str, Any]) -> Plan:
+    """The plan that was saved as this data."""
     return Plan(**{**data, "points": [Point(**point) for point in data["points"]]})
 
 
@@ -133,11 +137,6 @@ def make_plan(root: Path, sweep: SweepConfig | None = None) -> Plan:
             raise InputError(f"points {other.index} and {point.index} are the same", where="sweep", found=point.values)
     identity = hashlib.sha256("".join(point.key for point in points).encode()).hexdigest()[:8]
     return Plan(identity, points, config.retries, config.retry_delay)
-
-
-def undone(plan: Plan, records: Records) -> list[Point]:
-    """The points that are not done, in this sweep or any before it."""
-    return [point for point in plan.points if not records.is_done(point.key)]
 
 
 def swept_paths(points: Sequence[Point]) -> list[str]:

@@ -13,12 +13,10 @@ from pipeline.project import stage_names
 from pipeline.stage import WORK
 from pipeline.sweeps.git import git
 from pipeline.sweeps.leases import is_leased
-from pipeline.sweeps.plan import Plan, Point, load_plan, plan_path
+from pipeline.sweeps.plan import SNAPSHOTS, Plan, Point, load_plan, plan_path
 from pipeline.sweeps.records import Records
 from pipeline.sweeps.workspace import RUNS, cache_dir, remove_folder
 from sae.config import Failure, InputError
-
-SNAPSHOTS = "refs/sae/sweeps"
 
 
 def last_sweep(root: Path, wanted: str | None = None) -> Plan:

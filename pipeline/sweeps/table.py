@@ -77,13 +77,16 @@ class Table:
                 kept.append(row)
         return Table(self.columns, kept)
 
+    def marks(self) -> list[str]:
+        """For each row, the signs of the fronts that it stands on."""
+        fronts = self.fronts()
+        return ["".join(mark for mark, names in zip("*+", fronts, strict=True) if row["name"] in names) for row in self.rows]
+
     def text(self) -> str:
         """For a terminal. `*` marks the L0–FVU front, `+` the front of L0 and the loss recovered."""
-        fronts = self.fronts()
         shown = ["#", *self.columns.values(), *FIGURES, "seconds", "state", "front"]
         cells = [shown]
-        for row in self.rows:
-            marks = "".join(mark for mark, names in zip("*+", fronts, strict=True) if row["name"] in names)
+        for row, marks in zip(self.rows, self.marks(), strict=True):
             cells.append([_cell(row.get(column)) for column in shown[:-1]] + [marks])
         widths = [max(len(line[i]) for line in cells) for i in range(len(shown))]
         numeric = [all(_is_number(row.get(name)) or row.get(name) is None for row in self.rows) for name in shown]
@@ -174,6 +177,18 @@ def front(rows: Iterable[Mapping[str, Any]], x: str, y: str, sign: int) -> set[s
             best, last = cost, (at, cost)
             kept.add(name)
     return kept
+
+
+def figures_text(record: Record) -> str:
+    """The main figures of a point in a line; empty if there are none."""
+    found = ((name, record.metrics.get(metric)) for name, metric in FIGURES.items() if name != "dead")
+    return ", ".join(f"{name} {value:.4g}" for name, value in found if value is not None)
+
+
+def save_results(table: Table, folder: Path) -> None:
+    """The table as Parquet and the picture of its fronts."""
+    table.save(folder / "table.parquet")
+    draw_fronts(table, folder / "fronts.png")
 
 
 def draw_fronts(table: Table, path: Path) -> None:

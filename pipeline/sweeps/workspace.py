@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ruamel.yaml import YAML
 from pipeline.sections import PARAMS_FILE, read_yaml
 from pipeline.stage import WORK
 from pipeline.sweeps.git import git, make_clone
-from pipeline.sweeps.keys import outputs_of, value_at
+from pipeline.sweeps.keys import outputs_of, set_values, value_at
 
 RUNS = ".runs"
 LOCAL_PATHS = ("subject.model", "train.start_from", "corpus.files.paths", "corpus.huggingface.dataset")
@@ -154,13 +153,6 @@ def write_values(file: Path, values: Mapping[str, Any]) -> None:
     yaml.preserve_quotes = True
     yaml.width = 4096
     data = yaml.load(file.read_text(encoding="utf-8"))
-    for path, value in values.items():
-        at = data
-        *parents, last = path.split(".")
-        for part in parents:
-            # A copy, since an alias in the file makes it a part of another section too.
-            at[part] = deepcopy(at[part]) if isinstance(at.get(part), dict) else {}
-            at = at[part]
-        at[last] = value
+    set_values(data, values)
     with file.open("w", encoding="utf-8") as out:
         yaml.dump(data, out)
